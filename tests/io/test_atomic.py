@@ -92,6 +92,7 @@ def test_leftovers_of_a_killed_writer_go_after_an_hour(tmp_path: Path) -> None:
         file.write_bytes(b"torn")
     for file in (old, other):
         os.utime(file, (0, 0))
+    atomic._remove_leftovers.cache_clear()
     write_bytes(tmp_path / "a.bin", b"x")
     assert sorted(os.listdir(tmp_path)) == sorted([fresh.name, other.name, "a.bin"])
 

@@ -8,6 +8,7 @@ file. A reader therefore sees the old file or the new one, never a mixture.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -34,27 +35,29 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\..*)?", re.DOTALL)
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there becomes `path` at the block's end.
+    """Yield a temporary path beside `path`; what is written there becomes `path` in the end.
 
     On success the temporary file is synced to the disk and renamed over `path`. On any exception,
     Ctrl-C included, it is removed and an older `path` stays as it was. The temporary name keeps the
-    suffix of `path`, so that libraries which guess a format from the name guess right. Only `kill -9`
-    and power cuts can leave one behind; the next write of `path` an hour later clears it away.
+    suffix of `path`, so that libraries which guess a format from the name guess right. Only
+    `kill -9` and power cuts can leave one behind; a later process that writes into the folder
+    clears it away.
 
     Raises MarginalsError, in one sentence, when the operating system refuses the write (disk full,
     no permission, missing folder); every other exception passes through unchanged.
     """
     # A link is followed: the file it points to is replaced, the link stays a link.
     path = Path(os.path.realpath(path))
-    prefix = f".{path.stem[:64]}."
-    temporary = path.with_name(f"{prefix}{secrets.token_hex(6)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.tmp{path.suffix}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        _remove_leftovers(path.parent, prefix, f".tmp{path.suffix}")
+        _remove_leftovers(path.parent)
         yield temporary
         _copy_mode(path, temporary)
         _sync(temporary)
@@ -110,12 +113,12 @@ def _concerns(error: Exception, temporary: Path, path: Path) -> bool:
     return os.fspath(filename) in (os.fspath(temporary), os.fspath(path))
 
 
-def _remove_leftovers(folder: Path, prefix: str, suffix: str) -> None:
-    """Remove what a killed process left; only after an hour, for a live one may be writing now."""
-    shape = re.compile(re.escape(prefix) + "[0-9a-f]{12}" + re.escape(suffix))
+@functools.cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove, once per process, what killed ones left; only after an hour: a live one may write."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
-            if shape.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
+            if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
                 os.unlink(entry.path)
 
 
