@@ -31,7 +31,7 @@ COMMANDS = {
     "train": Entry("train:Train", "train a model on your pictures, or continue a run"),
     "sample": Entry("sample:Sample", "draw pictures from a trained model"),
     "eval": Entry(
-        "evaluate:Evaluate", "bits/dim by three routes, picture quality, label agreement"
+        "evaluate:Evaluate", "likelihood by three routes, picture quality, label agreement"
     ),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
     "info": Entry("info:Info", "what a picture, a model file or a run folder says about itself"),
@@ -122,7 +122,7 @@ def _group_or_mistake(words: list[str]) -> int:
     """`marginals data` and `marginals data --help`, or a name that does not exist."""
     parts = [c for c in COMMANDS if c.startswith(f"{words[0]} ")]
     if parts and (len(words) == 1 or words[1] in ("-h", "--help", "help")):
-        print(f"usage: marginals {words[0]} COMMAND [OPTIONS]\n\n{_list(parts)}")
+        print(f"usage: marginals {words[0]} COMMAND [OPTIONS]\n\n{_list(parts)}\n")
         return 0
     asked = " ".join(words[:2]) if parts else words[0]
     known = parts or list(dict.fromkeys([*COMMANDS, *(c.split()[0] for c in COMMANDS)]))

@@ -33,7 +33,7 @@ class Command(BaseModel):
 
     if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors
 
-        def __init__(self, **values):
+        def __init__(self, **values: Any) -> None:
             try:
                 super().__init__(**values)
             except ValidationError as error:

@@ -27,7 +27,7 @@ class Train(TrainConfig):
     budget: Annotated[
         Literal["2min", "10min", "1h", "overnight"] | None, arg(name="preset", metavar="NAME")
     ] = None
-    """Settings for a time budget (2min, 10min, 1h, overnight); by default those that fit --minutes (or 10min)."""
+    """Settings for a time budget: 2min, 10min, 1h or overnight; by default what fits --minutes."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """Start from the settings in this YAML file; other flags replace single ones."""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
