@@ -39,7 +39,6 @@ class Level(NamedTuple):
     sigma: Real
 
 
-
 class Scaling(ABC):
     """Units of x: how the level λ splits into a signal coefficient α and a noise level σ.
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MarginalsError
+from .scaling import SUB_VP, VP, Scaling
 
 RealT = TypeVar("RealT", float, Tensor)
 
@@ -26,7 +26,6 @@ def _lift(function: Callable[[Tensor], Tensor], value: float | Tensor) -> float 
     if isinstance(value, Tensor):
         return function(value)
     return function(torch.tensor(float(value), dtype=torch.float64)).item()
-
 
 
 class NoiseSchedule(ABC):
@@ -61,32 +60,44 @@ class NoiseSchedule(ABC):
 
 @dataclass(frozen=True)
 class LinearBeta(NoiseSchedule):
-    """DDPM's linear β in continuous time (Song et al. 2021): B(t) = β_min·t + ½(β_max − β_min)·t²,
-    ᾱ = e^(−B), so λ = −log(e^B − 1)."""
+    """The linear β of Song et al. 2021: drift −½β(t)x with B(t) = β_min·t + ½(β_max − β_min)·t².
+
+    The drift fixes α = e^(−B/2); the ``scaling`` then gives σ and with it λ: VP has σ² = 1 − e^(−B), hence
+    λ = −log(e^B − 1) (DDPM in continuous time), SUB_VP has σ = 1 − e^(−B).
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    scaling: Scaling = VP
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
             raise MarginalsError(
-                f"LinearBeta needs 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}."
+                f"LinearBeta needs 0 < beta_min <= beta_max, not {self.beta_min}, {self.beta_max}."
             )
+        if self.scaling not in (VP, SUB_VP):
+            raise MarginalsError("LinearBeta is the drift of the VP and SUB_VP processes only.")
+
+    @property
+    def _power(self) -> float:
+        """σ = (1 − e^(−B))^power."""
+        return 0.5 if self.scaling == VP else 1.0
 
     def _integral(self, t: Tensor) -> Tensor:
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
 
     def _lam(self, t: Tensor) -> Tensor:
-        return -self._integral(t).expm1().log()
+        integral = self._integral(t)
+        return -integral - 2.0 * self._power * torch.log(-torch.expm1(-integral))
 
     def _t(self, lam: Tensor) -> Tensor:
-        integral = F.softplus(-lam)
+        integral = -2.0 * torch.as_tensor(self.scaling(lam).alpha).log()
         rise = self.beta_max - self.beta_min
         return 2.0 * integral / (self.beta_min + (self.beta_min**2 + 2.0 * rise * integral).sqrt())
 
     def _dlam(self, t: Tensor) -> Tensor:
         beta = self.beta_min + (self.beta_max - self.beta_min) * t
-        return beta / torch.expm1(-self._integral(t))
+        return -beta * (1.0 + 2.0 * self._power / self._integral(t).expm1())
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ class Cosine(NoiseSchedule):
         return (2.0 / math.pi) * torch.atan((-0.5 * lam).exp())
 
     def _dlam(self, t: Tensor) -> Tensor:
-        return -2.0 * math.pi / torch.where(
-            t < 0.5, (math.pi * t).sin(), (math.pi * (1.0 - t)).sin()
+        return (
+            -2.0 * math.pi / torch.where(t < 0.5, (math.pi * t).sin(), (math.pi * (1.0 - t)).sin())
         )
 
 
@@ -119,7 +130,9 @@ class Logit(NoiseSchedule):
 
     def __post_init__(self) -> None:
         if not self.shift > 0:
-            raise MarginalsError(f"The shift of a Logit schedule must be positive, not {self.shift}.")
+            raise MarginalsError(
+                f"The shift of a Logit schedule must be positive, not {self.shift}."
+            )
 
     def _lam(self, t: Tensor) -> Tensor:
         return 2.0 * (torch.log1p(-t) - t.log() - math.log(self.shift))
@@ -220,7 +233,9 @@ class Tabulated(NoiseSchedule):
     def _lam(self, t: Tensor) -> Tensor:
         i, left, right = self._segment(t)
         line = left + (right - left) * (t * len(self.lams) - i)
-        return torch.where(t * len(self.lams) < 1, self.lams[0] - 2.0 * (t * len(self.lams)).log(), line)
+        return torch.where(
+            t * len(self.lams) < 1, self.lams[0] - 2.0 * (t * len(self.lams)).log(), line
+        )
 
     def _t(self, lam: Tensor) -> Tensor:
         table, steps = self._table(lam), len(self.lams)

@@ -1,0 +1,304 @@
+"""A model: one denoiser, with what it needs to be trained, walked and measured.
+
+    model = marginals.ddpm(net)
+    loss = model.loss(x)
+    x = model.sample(16).x
+
+There is one class. DDPM, VDM, EDM, rectified flow and the score SDEs differ in five choices (the
+functions at the end of this file list them); after training, all of them can be walked by every
+solver, in every scaling, and measured by every likelihood.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .denoiser import Denoiser, Net
+from .errors import MarginalsError
+from .gaussian import Prior
+from .guidance import Guided
+from .likelihood import Bound, Ends, discrete_elbo, elbo, ode_log_prob
+from .noise import item_noise
+from .objective import Edm, Elbo, Mse, NormalLevels, Objective, UniformTime, spread_uniform
+from .ode import Tick
+from .pixels import dequantise
+from .predict import EPS, VELOCITY, VPrediction
+from .sample import Progress, SampleResult, sample
+from .scaling import FLOW, SUB_VP, VE, VP, Scaling, UnitVariance
+from .schedule import Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Tabulated
+from .solvers import Solver, dpmpp_2m, grid, karras
+
+Grid = Callable[[float, float], NoiseSchedule]
+"""(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
+
+
+@dataclass(frozen=True)
+class DataStats:
+    """What a model knows about its data: shape (C, H, W) of one item, mean and standard deviation over
+    all entries, class names in label order, a name for people."""
+
+    shape: tuple[int, ...]
+    mean: float = 0.0
+    std: float = 1.0
+    classes: tuple[str, ...] = ()
+    name: str = ""
+
+
+class Model(nn.Module):
+    """A denoiser network with its schedule, objective, and the two ends of its walk.
+
+    ``lam_min`` and ``lam_max``: the noisiest and the cleanest level of walks and likelihoods (finite).
+    ``data``: statistics of the training data; without them the data count as mean 0, std 1, and the
+    shape is taken from the first batch of :meth:`losses`.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        schedule: NoiseSchedule,
+        objective: Objective,
+        *,
+        lam_min: float,
+        lam_max: float,
+        data: DataStats | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.schedule = schedule
+        self.objective = objective
+        self.data = data
+        self.lam_min, self.lam_max = lam_min, lam_max
+        _ = self.ends  # refuses impossible ends now, not at the first use
+
+    @property
+    def scaling(self) -> Scaling:
+        """The units of x in which this model presents itself; changed by :meth:`convert`."""
+        return self.net.scaling
+
+    @property
+    def ends(self) -> Ends:
+        """The two ends of the walk, with the prior matched to the data."""
+        prior = Prior() if self.data is None else Prior(self.data.mean, self.data.std)
+        return Ends(self.lam_min, self.lam_max, prior)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.net.parameters()).device
+
+    def losses(
+        self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The training loss of every picture and the level it was measured at, (B,) and (B,).
+
+        ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise. All
+        randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
+        """
+        u = spread_uniform(len(x), generator)
+        if x.dtype == torch.uint8:
+            x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
+        eps = torch.randn(x.shape, generator=generator).to(x)
+        if self.data is None:
+            self.data = DataStats(tuple(x.shape[1:]))
+        lam = self.objective.levels.sample(u).to(x.device)
+        return self.objective(self.net, x, lam, eps, cond), lam
+
+    def loss(
+        self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean of :meth:`losses`: the number to call ``backward()`` on."""
+        return self.losses(x, cond, generator)[0].mean()
+
+    def guided(self, guidance: float) -> Denoiser:
+        """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""
+        return self.net if guidance == 1.0 else Guided(self.net, guidance)
+
+    def start(self, seeds: Sequence[int]) -> Tensor:
+        """x at ``lam_min``, in this model's units, one picture per seed."""
+        noise = item_noise(seeds, self._shape(), device=self.device)
+        return self.ends.prior.start(noise, self.scaling(self.lam_min))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        steps: int = 20,
+        solver: Solver | None = None,
+        levels: Grid = karras,
+        seed: int = 0,
+        cond: int | Tensor | None = None,
+        guidance: float = 1.0,
+        batch: int = 256,
+        callback: Callable[[Progress], None] | None = None,
+    ) -> SampleResult:
+        """n pictures (n, *shape); picture i has seed ``seed + i`` and is the same in any batch.
+
+        ``solver``: from :mod:`marginals.solvers` (default DPM-Solver++ 2M). ``levels``: where the steps go.
+        ``cond``: one class index for all, or one per picture, −1 for none. ``batch``: pictures at once.
+        """
+        if n < 1:
+            raise MarginalsError(f"Ask for at least 1 picture, not {n}.")
+        seeds = range(seed, seed + n)
+        labels = self._labels(n, cond)
+        lams = grid(levels(self.lam_min, self.lam_max), steps)
+        denoiser, results = self.guided(guidance), []
+        for first in range(0, n, batch):
+            part = slice(first, first + batch)
+            results.append(
+                sample(
+                    denoiser,
+                    self.start(seeds[part]),
+                    lams,
+                    solver or dpmpp_2m(),
+                    cond=None if labels is None else labels[part],
+                    seeds=seeds[part],
+                    callback=callback,
+                )
+            )
+        return replace(results[0], x=torch.cat([result.x for result in results]))
+
+    def elbo(self, x: Tensor, cond: Tensor | None = None, **options) -> Bound:  # noqa: ANN003
+        """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
+        return elbo(self.net, x, self.ends, cond=cond, **options)
+
+    def discrete_elbo(self, x: Tensor, cond: Tensor | None = None, **options) -> Bound:  # noqa: ANN003
+        """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
+        return discrete_elbo(self.net, x, self.ends, cond=cond, **options)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        *,
+        steps: int = 20,
+        exact: bool = False,
+        generator: torch.Generator | None = None,
+        tick: Tick | None = None,
+    ) -> Bound:
+        """Log density per picture under the probability-flow ODE; uint8 pixels are dequantised first."""
+        if x.dtype == torch.uint8:
+            x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
+        return ode_log_prob(
+            self.net,
+            x,
+            self.ends,
+            steps=steps,
+            cond=cond,
+            exact=exact,
+            generator=generator,
+            tick=tick,
+        )
+
+    def convert(self, scaling: Scaling) -> "Model":
+        """The same model presented in other units, sharing every weight. Nothing is retrained."""
+        net = self.net
+        twin = Net(
+            net.backbone,
+            prediction=net.prediction,
+            scaling=scaling,
+            input_scaling=net.input_scaling,
+            label=net.label,
+        )
+        ends = {"lam_min": self.lam_min, "lam_max": self.lam_max}
+        return Model(twin, self.schedule, self.objective, **ends, data=self.data)
+
+    def _shape(self) -> tuple[int, ...]:
+        if self.data is None:
+            raise MarginalsError(
+                "The model does not know the shape of its data yet: train it first, or build it with "
+                "data=DataStats(shape=(channels, height, width))."
+            )
+        return self.data.shape
+
+    def _labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
+        if cond is None:
+            return None
+        labels = (
+            torch.as_tensor(cond, device=self.device).expand(n) if isinstance(cond, int) else cond
+        )
+        if labels.shape != (n,):
+            raise MarginalsError(f"{n} pictures need {n} labels, not {tuple(labels.shape)}.")
+        classes = len(self.data.classes) if self.data else 0
+        if classes and not bool(((labels >= -1) & (labels < classes)).all()):
+            raise MarginalsError(f"Labels go from 0 to {classes - 1} (or −1 for no label).")
+        return labels.to(self.device)
+
+
+# --------------------------------------------------------------- what each named system chooses
+
+
+def ddpm(backbone: nn.Module, *, data: DataStats | None = None, steps: int = 1000) -> Model:
+    """DDPM (Ho et al. 2020; Luo Eqs. 58, 130): VP, ε-prediction with plain MSE, T tabulated steps."""
+    chain = Tabulated.ddpm(steps)
+    net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
+    objective = Objective(Mse(EPS, chain), UniformTime(chain))
+    return Model(net, chain, objective, lam_min=chain.lams[-1], lam_max=chain.lams[0], data=data)
+
+
+def vdm(
+    backbone: nn.Module,
+    *,
+    data: DataStats | None = None,
+    lam_max: float = 13.3,
+    lam_min: float = -5.0,
+) -> Model:
+    """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself, linear λ."""
+    line = LogLinear(lam_max, lam_min)
+    net = Net(backbone, prediction=EPS, scaling=VP, label=line)
+    objective = Objective(Elbo(), UniformTime(line))
+    return Model(net, line, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def edm(backbone: nn.Module, *, data: DataStats | None = None) -> Model:
+    """EDM (Karras et al. 2022): VE, unit-variance input and target, log-normal levels, Karras time.
+
+    σ_data is the data's standard deviation if known, else EDM's 0.5.
+    """
+    std = 0.5 if data is None else data.std
+    time = Karras()
+    lam_max, lam_min = time.lam(0.0), time.lam(1.0)
+    net = Net(
+        backbone,
+        prediction=VPrediction(std),
+        scaling=VE,
+        input_scaling=UnitVariance(std),
+        label=LogLinear(lam_max, lam_min),
+    )
+    objective = Objective(Edm(data_std=std), NormalLevels(2.4, 2.4))
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def rectified_flow(
+    backbone: nn.Module,
+    *,
+    data: DataStats | None = None,
+    lam_max: float = 13.3,
+    lam_min: float = -12.0,
+) -> Model:
+    """Rectified flow / flow matching (Liu et al. 2022; Lipman et al. 2023): FLOW, velocity, uniform t."""
+    time = Logit()
+    net = Net(backbone, prediction=VELOCITY, scaling=FLOW, label=time)
+    objective = Objective(Mse(VELOCITY, time), UniformTime(time))
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def score_sde(kind: str, backbone: nn.Module, *, data: DataStats | None = None) -> Model:
+    """The score SDEs "vp", "ve" and "sub_vp" of Song et al. 2021, from t = 1 down to t = 10⁻³.
+
+    The network predicts ε, which is the score times −σ (Luo Eq. 151), as in the authors' code; it is fed
+    unit-variance pictures. The loss is their σ²-weighted score matching (Luo Eq. 161) = MSE of ε.
+    """
+    choices: dict[str, tuple[Scaling, NoiseSchedule]] = {
+        "vp": (VP, LinearBeta()),
+        "ve": (VE, LogLinear(9.21, -7.82)),  # σ from 0.01 to 50
+        "sub_vp": (SUB_VP, LinearBeta(scaling=SUB_VP)),
+    }
+    if kind not in choices:
+        raise MarginalsError(f"There is no score SDE {kind!r}: choose one of {', '.join(choices)}.")
+    scaling, time = choices[kind]
+    net = Net(backbone, prediction=EPS, scaling=scaling, input_scaling=VP, label=time)
+    objective = Objective(Mse(EPS, time), UniformTime(time))
+    lam_min, lam_max = time.lam(1.0), time.lam(1e-3)
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
