@@ -1,11 +1,8 @@
 """Tensors to pictures and back; contact sheets; PNG files that say how they were made.
 
 Inside the package a picture is a float tensor (B, C, H, W) in [-1, 1]; in files it is uint8 with
-values 0..255. The two maps, used everywhere so that no second convention can creep in:
-
-    u = floor((x + 1)·255/2 + 1/2), cut to 0..255        x = u·2/255 − 1
-
-C is 1 (gray), 3 (RGB) or 4 (RGBA, straight alpha).
+values 0..255; `marginals.pixels` holds the two maps. C is 1 (gray), 3 (RGB) or 4 (RGBA, straight
+alpha).
 """
 
 import json
@@ -20,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageEr
 from torch import Tensor
 
 import marginals
+from marginals import pixels
 from marginals.errors import MarginalsError
 from marginals.io.atomic import atomic_write
 
@@ -42,7 +40,7 @@ _CAPTIONS = ("prompt", "label")
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Float pictures in [-1, 1], any shape -> uint8: nearest value, halves up, cut to 0..255.
+    """Float pictures in [-1, 1], any shape -> uint8, as `pixels.to_uint8` (bins, cut to 0..255).
 
     Raises MarginalsError when `x` is not float or holds NaN or infinity: a broken sample must not
     pass for a black or a white one.
@@ -58,14 +56,12 @@ def to_uint8(x: Tensor) -> Tensor:
             f"{bad} of {x.numel()} pixel values are NaN or infinite, so there is no picture to "
             "write; use more steps, a lower guidance, or an earlier checkpoint"
         )
-    return ((x.detach().float() + 1) * 127.5 + 0.5).floor().clamp(0, 255).to(torch.uint8)
+    return pixels.to_uint8(x.detach())
 
 
 def from_uint8(u: Tensor) -> Tensor:
-    """Stored pictures uint8 0..255 -> float32 in [-1, 1], x = u·2/255 − 1."""
-    if u.dtype != torch.uint8:
-        raise MarginalsError(f"stored pictures must be uint8 but these are {u.dtype}")
-    return u.float() * (2 / 255) - 1
+    """Stored pictures uint8 0..255 -> float32 in [-1, 1], as `pixels.to_float` (bin centres)."""
+    return pixels.to_float(u)
 
 
 def to_image(picture: Tensor) -> Image.Image:
