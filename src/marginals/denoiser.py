@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import MarginalsError
-from .predict import EPS, V, X0, Prediction, ScorePrediction, VelocityPrediction
+from .predict import EPS, X0, Prediction, ScorePrediction, V, VelocityPrediction
 from .scaling import VP, Level, Real, Scaling, units
 from .schedule import LogLinear, NoiseSchedule
 
@@ -98,7 +98,8 @@ def _refuse_singular(det: Real, prediction: Prediction) -> None:
 
 
 class Denoiser(Protocol):
-    """(x, λ, cond) → Estimate, with x in ``scaling`` units and λ a float or one value per picture."""
+    """(x, λ, cond) → Estimate, with x in ``scaling`` units and λ a float or one value per
+    picture."""
 
     @property
     def scaling(self) -> Scaling: ...
@@ -108,7 +109,8 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Rescaled:
-    """The same denoiser presented in other units: x is rewritten, the estimate of x0 is the same."""
+    """The same denoiser presented in other units: x is rewritten, the estimate of x0 is the
+    same."""
 
     denoiser: Denoiser
     scaling: Scaling
@@ -124,7 +126,8 @@ Backbone = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Net(nn.Module):
-    """A backbone with a formulation: which units it is fed, what its output means, how it is told λ.
+    """A backbone with a formulation: which units it is fed, what its output means, how it is told
+    λ.
 
     * ``prediction``: the meaning of the output (a row vector).
     * ``scaling``: the units of the x given to this denoiser. Free to change after training.
@@ -132,8 +135,8 @@ class Net(nn.Module):
       preconditioning c_in (Karras et al. 2022), for every scaling alike. Fixed by training.
     * ``label``: the schedule whose time t(λ) the backbone is told. Fixed by training.
 
-    The backbone is called as ``backbone(x, t, cond)`` with t of shape (B,), or ``backbone(x, t)`` if it
-    takes only two arguments.
+    The backbone is called as ``backbone(x, t, cond)`` with t of shape (B,), or ``backbone(x, t)``
+    if it takes only two arguments.
     """
 
     def __init__(

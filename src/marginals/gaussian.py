@@ -26,7 +26,8 @@ def normal_log_prob(x: Tensor, mean: Tensor | float, var: Real) -> Tensor:
 
 
 def kl_normal(mean1: Tensor, var1: Real, mean2: Tensor | float, var2: Real) -> Tensor:
-    """KL( N(mean1, var1) ‖ N(mean2, var2) ) in nats, diagonal covariances, summed: (B,). Luo Eq. 86."""
+    """KL( N(mean1, var1) ‖ N(mean2, var2) ) in nats, diagonal covariances, summed: (B,). Luo Eq.
+    86."""
     v1 = torch.as_tensor(var1, dtype=torch.float64, device=mean1.device)
     v2 = torch.as_tensor(var2, dtype=torch.float64, device=mean1.device)
     gap = (mean1.double() - mean2) ** 2

@@ -5,14 +5,15 @@ E‖ε − ε̂(x_λ)‖², the error of the denoiser at one level:
 
 * :func:`elbo` — continuous time (VDM, Kingma et al. 2021; Luo Eq. 58 with T → ∞):
   log p(x0) ≥ reconstruction − prior − ½ ∫ L(λ) dλ between λ_min and λ_max.
-* :func:`discrete_elbo` — T steps (Luo Eqs. 58, 110, 130; DDPM): the integral becomes a sum with weights
-  ½·(SNR(s)/SNR(t) − 1), always a little looser.
+* :func:`discrete_elbo` — T steps (Luo Eqs. 58, 110, 130; DDPM): the integral becomes a sum with
+  weights ½·(SNR(s)/SNR(t) − 1), always a little looser.
 * :func:`ode_log_prob` — the exact log density under the probability-flow ODE (Song et al. 2021).
 
 The two bounds are about the model as a latent-variable model, the last about the model as an
 invertible flow; for the exact denoiser all three give log q(x0).
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -32,11 +33,11 @@ from .solvers.grids import grid, uniform_lam
 class Bound:
     """Log-likelihoods of a batch, with everything needed to compare them honestly.
 
-    ``nats``: (B,), log p of every picture. ``kind``: "bound" (the truth is at least this) or "exact".
-    ``density``: True if nats is the log of a density on [-1, 1] (dequantised pixels), False if it is
-    the log-probability of whole-number pixels. ``nfe``: network evaluations per picture. ``terms``:
-    the parts that add up to ``nats``, each (B,). ``levels``: for bounds, the noise levels and the
-    nats lost at each, (T,) and (T,), averaged over the batch.
+    ``nats``: (B,), log p of every picture. ``kind``: "bound" (the truth is at least this) or
+    "exact". ``density``: True if nats is the log of a density on [-1, 1] (dequantised pixels),
+    False if it is the log-probability of whole-number pixels. ``nfe``: network evaluations per
+    picture. ``terms``: the parts that add up to ``nats``, each (B,). ``levels``: for bounds, the
+    noise levels and the nats lost at each, (T,) and (T,), averaged over the batch.
     """
 
     nats: Tensor
@@ -69,7 +70,7 @@ class Ends:
 
     lam_min: float
     lam_max: float
-    prior: Prior = Prior()
+    prior: Prior = field(default_factory=Prior)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lam_min) and math.isfinite(self.lam_max)):
@@ -124,8 +125,8 @@ def elbo(
         log p(x0) ≥ E[log p(x0 | x_max)] − KL(q(x_min | x0) ‖ prior) − ½ ∫ E‖ε − ε̂‖² dλ
 
     ``x``: float pictures give a bound on the log density; uint8 pictures give a bound on the log
-    probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one in
-    each of ``samples`` equal slices of [λ_min, λ_max].
+    probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one
+    in each of ``samples`` equal slices of [λ_min, λ_max].
     """
     x0, pixels = _prepare(x)
     span, count = ends.lam_max - ends.lam_min, len(x0)
@@ -155,13 +156,13 @@ def discrete_elbo(
 ) -> Bound:
     """The ELBO of the chain with T = ``steps`` steps, every term evaluated (Luo Eqs. 58, 85, 130).
 
-    Level s is one step cleaner than t; the KL of a step is ½·expm1(λ_s − λ_t)·‖ε − ε̂(x_t)‖², exactly,
-    when the model's step has the posterior variance σ_q². ``x`` as in :func:`elbo`.
+    Level s is one step cleaner than t; the KL of a step is ½·expm1(λ_s − λ_t)·‖ε − ε̂(x_t)‖²,
+    exactly, when the model's step has the posterior variance σ_q². ``x`` as in :func:`elbo`.
     """
     x0, pixels = _prepare(x)
     lams = grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)
     losses = []
-    for i, (t, s) in enumerate(zip(lams, lams[1:], strict=False)):
+    for i, (t, s) in enumerate(itertools.pairwise(lams)):
         error = _noise_error(denoiser, x0, t, cond, _randn(x0, generator))
         losses.append(0.5 * math.expm1(s - t) * error)
         if tick is not None:
@@ -195,14 +196,15 @@ def ode_log_prob(
     generator: torch.Generator | None = None,
     tick: Tick | None = None,
 ) -> Bound:
-    """The exact log density of float pictures under the probability-flow ODE (Song et al. 2021, Eq. 39).
+    """The exact log density of float pictures under the probability-flow ODE (Song et al. 2021,
+    Eq. 39).
 
         log p(x0) = log prior(x_min) + ∫ ½·α·σ·tr(∂v̂/∂x) dλ + D·log α(λ_max)
 
-    along the path that starts at the picture, taken as x at λ_max; the last term turns VP units into
-    picture units. ``exact``: the whole trace (D backward passes, small D); otherwise Hutchinson's
-    estimate with random signs, unbiased in nats. ``steps`` Runge–Kutta steps of 4 evaluations.
-    Whole-number pixels have no density: dequantise them first.
+    along the path that starts at the picture, taken as x at λ_max; the last term turns VP units
+    into picture units. ``exact``: the whole trace (D backward passes, small D); otherwise
+    Hutchinson's estimate with random signs, unbiased in nats. ``steps`` Runge–Kutta steps of 4
+    evaluations. Whole-number pixels have no density: dequantise them first.
     """
     if x.dtype == torch.uint8:
         raise MarginalsError(

@@ -4,13 +4,14 @@
     loss = model.loss(x)
     x = model.sample(16).x
 
-There is one class. DDPM, VDM, EDM, rectified flow and the score SDEs differ in five choices (the
-functions at the end of this file list them); after training, all of them can be walked by every
-solver, in every scaling, and measured by every likelihood.
+There is one class. DDPM, VDM, EDM, rectified flow and the score SDEs differ in five choices
+(:mod:`.formulations` lists them); after training, all of them can be walked by every solver, in
+every scaling, and measured by every likelihood.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,12 @@ from .gaussian import Prior
 from .guidance import Guided
 from .likelihood import Bound, Ends, discrete_elbo, elbo, ode_log_prob
 from .noise import item_noise
-from .objective import Edm, Elbo, Mse, NormalLevels, Objective, UniformTime, spread_uniform
+from .objective import Objective, spread_uniform
 from .ode import Tick
 from .pixels import dequantise
-from .predict import EPS, VELOCITY, VPrediction
 from .sample import Progress, SampleResult, sample
-from .scaling import FLOW, SUB_VP, VE, VP, Scaling, UnitVariance
-from .schedule import Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Tabulated
+from .scaling import Scaling
+from .schedule import NoiseSchedule
 from .solvers import Solver, dpmpp_2m, grid, karras
 
 Grid = Callable[[float, float], NoiseSchedule]
@@ -36,8 +36,8 @@ Grid = Callable[[float, float], NoiseSchedule]
 
 @dataclass(frozen=True)
 class DataStats:
-    """What a model knows about its data: shape (C, H, W) of one item, mean and standard deviation over
-    all entries, class names in label order, a name for people."""
+    """What a model knows about its data: shape (C, H, W) of one item, mean and standard deviation
+    over all entries, class names in label order, a name for people."""
 
     shape: tuple[int, ...]
     mean: float = 0.0
@@ -49,9 +49,9 @@ class DataStats:
 class Model(nn.Module):
     """A denoiser network with its schedule, objective, and the two ends of its walk.
 
-    ``lam_min`` and ``lam_max``: the noisiest and the cleanest level of walks and likelihoods (finite).
-    ``data``: statistics of the training data; without them the data count as mean 0, std 1, and the
-    shape is taken from the first batch of :meth:`losses`.
+    ``lam_min`` and ``lam_max``: the noisiest and the cleanest level of walks and likelihoods
+    (finite). ``data``: statistics of the training data; without them the data count as mean 0, std
+    1, and the shape is taken from the first batch of :meth:`losses`.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Model(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The training loss of every picture and the level it was measured at, (B,) and (B,).
 
-        ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise. All
-        randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
+        ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise.
+        All randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
         """
         u = spread_uniform(len(x), generator)
         if x.dtype == torch.uint8:
@@ -135,8 +135,9 @@ class Model(nn.Module):
     ) -> SampleResult:
         """n pictures (n, *shape); picture i has seed ``seed + i`` and is the same in any batch.
 
-        ``solver``: from :mod:`marginals.solvers` (default DPM-Solver++ 2M). ``levels``: where the steps go.
-        ``cond``: one class index for all, or one per picture, −1 for none. ``batch``: pictures at once.
+        ``solver``: from :mod:`marginals.solvers` (default DPM-Solver++ 2M). ``levels``: where the
+        steps go. ``cond``: one class index for all, or one per picture, −1 for none. ``batch``:
+        pictures at once.
         """
         if n < 1:
             raise MarginalsError(f"Ask for at least 1 picture, not {n}.")
@@ -159,11 +160,11 @@ class Model(nn.Module):
             )
         return replace(results[0], x=torch.cat([result.x for result in results]))
 
-    def elbo(self, x: Tensor, cond: Tensor | None = None, **options) -> Bound:  # noqa: ANN003
+    def elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
         """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
         return elbo(self.net, x, self.ends, cond=cond, **options)
 
-    def discrete_elbo(self, x: Tensor, cond: Tensor | None = None, **options) -> Bound:  # noqa: ANN003
+    def discrete_elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
         """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
         return discrete_elbo(self.net, x, self.ends, cond=cond, **options)
 
@@ -177,7 +178,8 @@ class Model(nn.Module):
         generator: torch.Generator | None = None,
         tick: Tick | None = None,
     ) -> Bound:
-        """Log density per picture under the probability-flow ODE; uint8 pixels are dequantised first."""
+        """Log density per picture under the probability-flow ODE; uint8 pixels are dequantised
+        first."""
         if x.dtype == torch.uint8:
             x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
         return ode_log_prob(
@@ -207,8 +209,8 @@ class Model(nn.Module):
     def _shape(self) -> tuple[int, ...]:
         if self.data is None:
             raise MarginalsError(
-                "The model does not know the shape of its data yet: train it first, or build it with "
-                "data=DataStats(shape=(channels, height, width))."
+                "The model does not know the shape of its data yet: train it first, or build "
+                "it with data=DataStats(shape=(channels, height, width))."
             )
         return self.data.shape
 
@@ -224,81 +226,3 @@ class Model(nn.Module):
         if classes and not bool(((labels >= -1) & (labels < classes)).all()):
             raise MarginalsError(f"Labels go from 0 to {classes - 1} (or −1 for no label).")
         return labels.to(self.device)
-
-
-# --------------------------------------------------------------- what each named system chooses
-
-
-def ddpm(backbone: nn.Module, *, data: DataStats | None = None, steps: int = 1000) -> Model:
-    """DDPM (Ho et al. 2020; Luo Eqs. 58, 130): VP, ε-prediction with plain MSE, T tabulated steps."""
-    chain = Tabulated.ddpm(steps)
-    net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
-    objective = Objective(Mse(EPS, chain), UniformTime(chain))
-    return Model(net, chain, objective, lam_min=chain.lams[-1], lam_max=chain.lams[0], data=data)
-
-
-def vdm(
-    backbone: nn.Module,
-    *,
-    data: DataStats | None = None,
-    lam_max: float = 13.3,
-    lam_min: float = -5.0,
-) -> Model:
-    """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself, linear λ."""
-    line = LogLinear(lam_max, lam_min)
-    net = Net(backbone, prediction=EPS, scaling=VP, label=line)
-    objective = Objective(Elbo(), UniformTime(line))
-    return Model(net, line, objective, lam_min=lam_min, lam_max=lam_max, data=data)
-
-
-def edm(backbone: nn.Module, *, data: DataStats | None = None) -> Model:
-    """EDM (Karras et al. 2022): VE, unit-variance input and target, log-normal levels, Karras time.
-
-    σ_data is the data's standard deviation if known, else EDM's 0.5.
-    """
-    std = 0.5 if data is None else data.std
-    time = Karras()
-    lam_max, lam_min = time.lam(0.0), time.lam(1.0)
-    net = Net(
-        backbone,
-        prediction=VPrediction(std),
-        scaling=VE,
-        input_scaling=UnitVariance(std),
-        label=LogLinear(lam_max, lam_min),
-    )
-    objective = Objective(Edm(data_std=std), NormalLevels(2.4, 2.4))
-    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
-
-
-def rectified_flow(
-    backbone: nn.Module,
-    *,
-    data: DataStats | None = None,
-    lam_max: float = 13.3,
-    lam_min: float = -12.0,
-) -> Model:
-    """Rectified flow / flow matching (Liu et al. 2022; Lipman et al. 2023): FLOW, velocity, uniform t."""
-    time = Logit()
-    net = Net(backbone, prediction=VELOCITY, scaling=FLOW, label=time)
-    objective = Objective(Mse(VELOCITY, time), UniformTime(time))
-    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
-
-
-def score_sde(kind: str, backbone: nn.Module, *, data: DataStats | None = None) -> Model:
-    """The score SDEs "vp", "ve" and "sub_vp" of Song et al. 2021, from t = 1 down to t = 10⁻³.
-
-    The network predicts ε, which is the score times −σ (Luo Eq. 151), as in the authors' code; it is fed
-    unit-variance pictures. The loss is their σ²-weighted score matching (Luo Eq. 161) = MSE of ε.
-    """
-    choices: dict[str, tuple[Scaling, NoiseSchedule]] = {
-        "vp": (VP, LinearBeta()),
-        "ve": (VE, LogLinear(9.21, -7.82)),  # σ from 0.01 to 50
-        "sub_vp": (SUB_VP, LinearBeta(scaling=SUB_VP)),
-    }
-    if kind not in choices:
-        raise MarginalsError(f"There is no score SDE {kind!r}: choose one of {', '.join(choices)}.")
-    scaling, time = choices[kind]
-    net = Net(backbone, prediction=EPS, scaling=scaling, input_scaling=VP, label=time)
-    objective = Objective(Mse(EPS, time), UniformTime(time))
-    lam_min, lam_max = time.lam(1.0), time.lam(1e-3)
-    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)

@@ -5,9 +5,10 @@ published loss is (Kingma & Gao 2023)
 
     L_w = ½ ∫ w(λ)·E‖ε − ε̂(x_λ)‖² dλ.
 
-w ≡ 1 is the negative ELBO of Luo Eq. 58 with infinitely many steps; "predict ε with plain MSE" under a
-cosine schedule is w = sech(λ/2); v-prediction and flow matching are w = e^(−λ/2). So the *weighting*
-says what is learned, and the *level distribution* p(λ) only says where the estimate is accurate:
+w ≡ 1 is the negative ELBO of Luo Eq. 58 with infinitely many steps; "predict ε with plain MSE"
+under a cosine schedule is w = sech(λ/2); v-prediction and flow matching are w = e^(−λ/2). So the
+*weighting* says what is learned, and the *level distribution* p(λ) only says where the estimate is
+accurate:
 
     L_w = E_{λ~p} [ w(λ)/p(λ)·½‖ε − ε̂‖² ],      ‖ε − ε̂‖² = (α/det)²·‖target − out‖²
 
@@ -16,7 +17,7 @@ with det from :mod:`.predict`. Weights act on errors per example; nothing is ave
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -37,7 +38,8 @@ class Weighting(ABC):
 
 @dataclass(frozen=True)
 class Elbo(Weighting):
-    """w = 1: maximum likelihood (VDM, Kingma et al. 2021; likelihood weighting, Song et al. 2021)."""
+    """w = 1: maximum likelihood (VDM, Kingma et al. 2021; likelihood weighting, Song et al.
+    2021)."""
 
     def __call__(self, lam: Tensor) -> Tensor:
         return torch.ones_like(lam)
@@ -52,7 +54,7 @@ class Mse(Weighting):
     """
 
     prediction: Prediction = EPS
-    schedule: NoiseSchedule = Cosine()
+    schedule: NoiseSchedule = field(default_factory=Cosine)
 
     def __call__(self, lam: Tensor) -> Tensor:
         return self.schedule.density(lam) / noise_gain(self.prediction, lam) ** 2
@@ -60,10 +62,11 @@ class Mse(Weighting):
 
 @dataclass(frozen=True)
 class MinSnr(Weighting):
-    """min(1, γ·e^(−λ)) times another weighting (Hang et al. 2023): clean levels are capped, whatever
-    the network predicts, because w weights the error in ε and not the error in its output."""
+    """min(1, γ·e^(−λ)) times another weighting (Hang et al. 2023): clean levels are capped,
+    whatever the network predicts, because w weights the error in ε and not the error in its
+    output."""
 
-    base: Weighting = Mse()
+    base: Weighting = field(default_factory=Mse)
     gamma: float = 5.0
 
     def __call__(self, lam: Tensor) -> Tensor:
@@ -72,9 +75,10 @@ class MinSnr(Weighting):
 
 @dataclass(frozen=True)
 class P2(Weighting):
-    """(k + e^λ)^(−γ) times another weighting (Choi et al. 2022): less weight on imperceptible detail."""
+    """(k + e^λ)^(−γ) times another weighting (Choi et al. 2022): less weight on imperceptible
+    detail."""
 
-    base: Weighting = Mse()
+    base: Weighting = field(default_factory=Mse)
     gamma: float = 1.0
     k: float = 1.0
 
@@ -107,7 +111,8 @@ class Edm(Weighting):
 
 
 class Levels(Protocol):
-    """A distribution of levels p(λ): ``sample(u)`` is its inverse distribution function at u ∈ (0, 1)."""
+    """A distribution of levels p(λ): ``sample(u)`` is its inverse distribution function at u ∈ (0,
+    1)."""
 
     def sample(self, u: Tensor) -> Tensor: ...
 
@@ -175,7 +180,8 @@ class Objective:
     def __call__(
         self, denoiser: Denoiser, x0: Tensor, lam: Tensor, eps: Tensor, cond: Tensor | None = None
     ) -> Tensor:
-        """The loss per example and per dimension, (B,): unbiased for L_w/D when λ ~ p(λ), ε ~ N(0, I).
+        """The loss per example and per dimension, (B,): unbiased for L_w/D when λ ~ p(λ), ε ~ N(0,
+        I).
 
         ``x0`` and ``eps``: (B, ...); ``lam``: (B,), best in float64; any denoiser and prediction.
         """

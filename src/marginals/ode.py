@@ -13,7 +13,7 @@ encoding (data → noise) and decoding.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, pairwise
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ def exact_trace(v: Tensor, x: Tensor) -> Tensor:
 
 
 def hutchinson(probe: Tensor) -> Divergence:
-    """tr(∂v/∂x) ≈ probeᵀ(∂v/∂x)probe with one backward pass (Hutchinson 1989; Grathwohl et al. 2019).
+    """tr(∂v/∂x) ≈ probeᵀ(∂v/∂x)probe with one backward pass (Hutchinson 1989; Grathwohl et al.
+    2019).
 
     ``probe`` has mean 0 and covariance I; one probe is kept for a whole solve, so that the
     integrand stays smooth. Random signs have the smallest variance.
@@ -81,7 +82,7 @@ def solve(
         return rate * v.detach(), -rate * trace.detach().to(still)
 
     change = still = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for start, end in zip(lams, lams[1:], strict=False):
+    for start, end in pairwise(lams):
         h = end - start
         k1, d1 = slope(x, start)
         k2, d2 = slope(x + 0.5 * h * k1, start + 0.5 * h)

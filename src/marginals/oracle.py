@@ -30,14 +30,16 @@ def _column(value: Real) -> Real:
 class Mixture:
     """Σ_k w_k N(m_k, s_k²·I), with an optional class label for every component.
 
-    ``means``: (K, *shape). ``std``: one number or (K,); zero makes a component a point. ``weights``: (K,),
-    normalised here. ``labels``: (K,) whole numbers; with ``cond`` (B,) given, only the components of
-    that class count (−1 = all of them), which is the exact class-conditional denoiser.
+    ``means``: (K, *shape). ``std``: one number or (K,); zero makes a component a point.
+    ``weights``: (K,), normalised here. ``labels``: (K,) whole numbers; with ``cond`` (B,) given,
+    only the components of that class count (−1 = all of them), which is the exact
+    class-conditional denoiser.
 
-    Under noise, component k becomes N(α·m_k, V_k·I) with V_k = α²s_k² + σ², so with responsibilities
-    r_k ∝ w_k N(x; α·m_k, V_k),
+    Under noise, component k becomes N(α·m_k, V_k·I) with V_k = α²s_k² + σ², so with
+    responsibilities r_k ∝ w_k N(x; α·m_k, V_k),
 
-        E[x0 | x] = Σ_k r_k·(m_k + (α·s_k²/V_k)·(x − α·m_k)),        ∇ log q(x) = Σ_k r_k·(α·m_k − x)/V_k.
+        E[x0 | x] = Σ_k r_k·(m_k + (α·s_k²/V_k)·(x − α·m_k)),        ∇ log q(x) = Σ_k r_k·(α·m_k −
+        x)/V_k.
     """
 
     def __init__(
@@ -105,7 +107,8 @@ class Mixture:
         )
 
     def log_prob(self, x: Tensor, lam: Real = math.inf, cond: Tensor | None = None) -> Tensor:
-        """log q(x) in nats at level λ (default: the clean data), in the units of ``scaling``: (B,)."""
+        """log q(x) in nats at level λ (default: the clean data), in the units of ``scaling``:
+        (B,)."""
         return self._joint(x, lam, cond)[0].logsumexp(-1)
 
     def score(self, x: Tensor, lam: Real, cond: Tensor | None = None) -> Tensor:
@@ -146,8 +149,9 @@ def empirical(data: Tensor, labels: Tensor | None = None, scaling: Scaling = VP)
 class Gaussian:
     """N(m, Σ) with any covariance; besides the denoiser, the exact flow of the ODE is known.
 
-    ``mean``: (D,), ``cov``: (D, D). In the eigenbasis of Σ every direction is a scalar Gaussian with
-    variance V = α²s² + σ² at level λ, and the probability-flow ODE just rescales it (:meth:`flow`).
+    ``mean``: (D,), ``cov``: (D, D). In the eigenbasis of Σ every direction is a scalar Gaussian
+    with variance V = α²s² + σ² at level λ, and the probability-flow ODE just rescales it
+    (:meth:`flow`).
     """
 
     def __init__(self, mean: Tensor, cov: Tensor, scaling: Scaling = VP) -> None:
@@ -175,7 +179,8 @@ class Gaussian:
         return -0.5 * (z**2 / var + (2.0 * math.pi * var).log()).sum(-1)
 
     def flow(self, x: Tensor, lam: float, to: float) -> Tensor:
-        """The exact probability-flow ODE map from level ``lam`` to level ``to``: z ↦ z·√(V_to/V_lam)."""
+        """The exact probability-flow ODE map from level ``lam`` to level ``to``: z ↦
+        z·√(V_to/V_lam)."""
         z, var = self._to_basis(x, lam)
         level = self.scaling(to)
         target = level.alpha**2 * self.variances + level.sigma**2

@@ -24,7 +24,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """``x``: the last state (a picture if the walk ended at λ = ∞); ``nfe``: network evaluations."""
+    """``x``: the last state (a picture if the walk ended at λ = ∞); ``nfe``: network
+    evaluations."""
 
     x: Tensor
     nfe: int

@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +31,15 @@ Real = float | Tensor
 """A number or a tensor of numbers; what goes in as a float comes out as a float."""
 
 
-class Level(NamedTuple):
+RealT = TypeVar("RealT", bound=float | Tensor)
+
+
+class Level(NamedTuple, Generic[RealT]):
     """One noise level in one scaling: λ, signal coefficient α, noise standard deviation σ."""
 
-    lam: Real
-    alpha: Real
-    sigma: Real
+    lam: RealT
+    alpha: RealT
+    sigma: RealT
 
 
 class Scaling(ABC):
@@ -51,17 +54,24 @@ class Scaling(ABC):
     def _alpha_sigma(self, lam: Tensor) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
-    def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """(dα/dλ, dσ/dλ) for a tensor λ."""
+    def _slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def __call__(self, lam: Real) -> Level:
+    def __call__(self, lam: RealT) -> Level[RealT]:
+        """The level λ in these units."""
         if isinstance(lam, Tensor):
             return Level(lam, *self._alpha_sigma(lam))
-        return _float_level(self, float(lam))
+        return cast(Level[RealT], _float_level(self, float(lam)))
+
+    def slopes(self, lam: RealT) -> tuple[RealT, RealT]:
+        """(dα/dλ, dσ/dλ)."""
+        if isinstance(lam, Tensor):
+            return cast(tuple[RealT, RealT], self._slopes(lam))
+        d_alpha, d_sigma = self._slopes(torch.tensor(float(lam), dtype=torch.float64))
+        return cast(tuple[RealT, RealT], (d_alpha.item(), d_sigma.item()))
 
 
 @lru_cache(maxsize=4096)
-def _float_level(scaling: Scaling, lam: float) -> Level:
+def _float_level(scaling: Scaling, lam: float) -> Level[float]:
     alpha, sigma = scaling._alpha_sigma(torch.tensor(lam, dtype=torch.float64))
     return Level(lam, alpha.item(), sigma.item())
 
@@ -71,8 +81,8 @@ class UnitVariance(Scaling):
     """Var[x] = 1 for data of standard deviation s: α² = sigmoid(λ + 2·log s)/s², σ² = 1 − s²α².
 
     With s = 1 this is *variance preserving* (VP: DDPM, Luo Eq. 31, Song et al. 2021), α = √ᾱ_t.
-    With s = 0.5 it is EDM's input preconditioning c_in (Karras et al. 2022, Table 1): preconditioning
-    the input is nothing but a choice of units.
+    With s = 0.5 it is EDM's input preconditioning c_in (Karras et al. 2022, Table 1):
+    preconditioning the input is nothing but a choice of units.
     """
 
     data_std: float = 1.0
@@ -86,7 +96,7 @@ class UnitVariance(Scaling):
         alpha = (0.5 * F.logsigmoid(shifted)).exp() / self.data_std
         return alpha, (0.5 * F.logsigmoid(-shifted)).exp()
 
-    def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self._alpha_sigma(lam)
         return 0.5 * alpha * sigma**2, -0.5 * sigma * (alpha * self.data_std) ** 2
 
@@ -99,7 +109,7 @@ class LinearMix(Scaling):
     def _alpha_sigma(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sigmoid(0.5 * lam), torch.sigmoid(-0.5 * lam)
 
-    def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self._alpha_sigma(lam)
         slope = 0.5 * alpha * sigma
         return slope, -slope
@@ -112,13 +122,13 @@ class VarianceExploding(Scaling):
     def _alpha_sigma(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(lam), (-0.5 * lam).exp()
 
-    def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(lam), -0.5 * (-0.5 * lam).exp()
 
 
 @dataclass(frozen=True)
 class SubVariancePreserving(Scaling):
-    """σ = 1 − α²: the sub-VP SDE (Song et al. 2021, Eq. 29), whose *standard deviation* is 1 − e^(−B).
+    """σ = 1 − α²: the sub-VP SDE (Song et al. 2021, Eq. 29), of *standard deviation* 1 − e^(−B).
 
     Solving α/σ = e^(λ/2) gives α = 2/(u + √(u² + 4)) and σ = u·α with u = e^(−λ/2).
     """
@@ -128,7 +138,7 @@ class SubVariancePreserving(Scaling):
         alpha = 2.0 / (u + (u * u + 4.0).sqrt())
         return alpha, 2.0 / (1.0 + (1.0 + 4.0 * lam.exp()).sqrt())
 
-    def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self._alpha_sigma(lam)
         slope = 0.5 * alpha * sigma / (sigma + 2.0 * alpha**2)
         return slope, -2.0 * alpha * slope
@@ -140,17 +150,23 @@ VE = VarianceExploding()
 SUB_VP = SubVariancePreserving()
 
 
-def units(lam: Real, old: Scaling, new: Scaling) -> Real:
+def units(lam: RealT, old: Scaling, new: Scaling) -> RealT:
     """The factor that rewrites x from ``old`` units into ``new`` ones: α_new/α_old = σ_new/σ_old.
 
     The noise coefficients are compared where noise dominates and the signal coefficients
     elsewhere, so that λ = ±∞ stay exact. (VE has no finite units at λ = −∞.)
     """
-    if old == new:
-        return torch.ones_like(lam) if isinstance(lam, Tensor) else 1.0
-    a, b = old(lam), new(lam)
     if isinstance(lam, Tensor):
-        noisy = lam < 0
-        top = torch.where(noisy, torch.as_tensor(b.sigma), torch.as_tensor(b.alpha))
-        return top / torch.where(noisy, torch.as_tensor(a.sigma), torch.as_tensor(a.alpha))
+        return cast(RealT, torch.ones_like(lam) if old == new else _ratio(lam, old, new))
+    return cast(RealT, 1.0 if old == new else _float_ratio(float(lam), old, new))
+
+
+def _ratio(lam: Tensor, old: Scaling, new: Scaling) -> Tensor:
+    a, b = old(lam), new(lam)
+    noisy = lam < 0
+    return torch.where(noisy, b.sigma, b.alpha) / torch.where(noisy, a.sigma, a.alpha)
+
+
+def _float_ratio(lam: float, old: Scaling, new: Scaling) -> float:
+    a, b = old(lam), new(lam)
     return b.sigma / a.sigma if lam < 0 else b.alpha / a.alpha

@@ -10,15 +10,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .errors import MarginalsError
-from .scaling import SUB_VP, VP, Scaling
-
-RealT = TypeVar("RealT", float, Tensor)
+from .scaling import SUB_VP, VP, RealT, Scaling
 
 
 def _lift(function: Callable[[Tensor], Tensor], value: float | Tensor) -> float | Tensor:
@@ -43,15 +41,15 @@ class NoiseSchedule(ABC):
 
     def lam(self, t: RealT) -> RealT:
         """Log signal-to-noise ratio at time t."""
-        return _lift(self._lam, t)  # type: ignore[return-value]
+        return cast(RealT, _lift(self._lam, t))
 
     def t(self, lam: RealT) -> RealT:
         """Time at which the level λ is reached; inverse of :meth:`lam`."""
-        return _lift(self._t, lam)  # type: ignore[return-value]
+        return cast(RealT, _lift(self._t, lam))
 
     def dlam(self, t: RealT) -> RealT:
         """dλ/dt, negative."""
-        return _lift(self._dlam, t)  # type: ignore[return-value]
+        return cast(RealT, _lift(self._dlam, t))
 
     def density(self, lam: Tensor) -> Tensor:
         """p(λ) = −dt/dλ, the density of levels when t ~ U[0, 1] (Kingma & Gao 2023)."""
@@ -62,8 +60,8 @@ class NoiseSchedule(ABC):
 class LinearBeta(NoiseSchedule):
     """The linear β of Song et al. 2021: drift −½β(t)x with B(t) = β_min·t + ½(β_max − β_min)·t².
 
-    The drift fixes α = e^(−B/2); the ``scaling`` then gives σ and with it λ: VP has σ² = 1 − e^(−B), hence
-    λ = −log(e^B − 1) (DDPM in continuous time), SUB_VP has σ = 1 − e^(−B).
+    The drift fixes α = e^(−B/2); the ``scaling`` then gives σ and with it λ: VP has σ² = 1 −
+    e^(−B), hence λ = −log(e^B − 1) (DDPM in continuous time), SUB_VP has σ = 1 − e^(−B).
     """
 
     beta_min: float = 0.1
@@ -102,7 +100,8 @@ class LinearBeta(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Cosine(NoiseSchedule):
-    """α = cos(πt/2) in VP units: λ = −2·log tan(πt/2) (Nichol & Dhariwal 2021 without the offset)."""
+    """α = cos(πt/2) in VP units: λ = −2·log tan(πt/2) (Nichol & Dhariwal 2021 without the
+    offset)."""
 
     def _lam(self, t: Tensor) -> Tensor:
         # near t = 1, tan(πt/2) = 1/tan(π(1−t)/2) keeps the full precision of 1 − t, and λ(1) = −∞
@@ -146,8 +145,8 @@ class Logit(NoiseSchedule):
 
 @dataclass(frozen=True)
 class LogLinear(NoiseSchedule):
-    """λ falls on a straight line from ``lam_max`` to ``lam_min``: VDM's fixed linear γ (defaults) and
-    the geometric noise levels of VE models (NCSN, Song et al. 2021)."""
+    """λ falls on a straight line from ``lam_max`` to ``lam_min``: VDM's fixed linear γ (defaults)
+    and the geometric noise levels of VE models (NCSN, Song et al. 2021)."""
 
     lam_max: float = 13.3
     lam_min: float = -5.0
@@ -167,7 +166,8 @@ class LogLinear(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Karras(NoiseSchedule):
-    """EDM's levels (Karras et al. 2022, Eq. 5): σ/α = (σ_min^(1/ρ) + t·(σ_max^(1/ρ) − σ_min^(1/ρ)))^ρ."""
+    """EDM's levels (Karras et al. 2022, Eq. 5): σ/α = (σ_min^(1/ρ) + t·(σ_max^(1/ρ) −
+    σ_min^(1/ρ)))^ρ."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -217,7 +217,8 @@ class Tabulated(NoiseSchedule):
 
     @staticmethod
     def ddpm(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> "Tabulated":
-        """β_i linear from ``beta_min`` to ``beta_max``; ᾱ_i = Π(1 − β_j); λ_i = log ᾱ_i/(1 − ᾱ_i)."""
+        """β_i linear from ``beta_min`` to ``beta_max``; ᾱ_i = Π(1 − β_j); λ_i = log ᾱ_i/(1 −
+        ᾱ_i)."""
         betas = torch.linspace(beta_min, beta_max, steps, dtype=torch.float64)
         log_bar = torch.log1p(-betas).cumsum(0)
         return Tabulated(tuple((log_bar - torch.log(-torch.expm1(log_bar))).tolist()))
@@ -278,6 +279,6 @@ class Truncated(NoiseSchedule):
 def _check_range(lam_max: float, lam_min: float) -> None:
     if not (math.isfinite(lam_max) and math.isfinite(lam_min) and lam_min < lam_max):
         raise MarginalsError(
-            f"A schedule must fall from a finite lam_max to a smaller finite lam_min, got {lam_max} "
-            f"and {lam_min}."
+            "A schedule must fall from a finite lam_max to a smaller finite lam_min, not from "
+            f"{lam_max} to {lam_min}."
         )

@@ -1,4 +1,5 @@
-"""Solvers: tables of coefficients (:mod:`.table`), the rules that fill them, and grids of levels."""
+"""Solvers: tables of coefficients (:mod:`.table`), the rules that fill them, and grids of
+levels."""
 
 from .grids import grid, karras, uniform_lam, uniform_time
 from .rules import (

@@ -20,7 +20,7 @@ def grid(schedule: NoiseSchedule, steps: int, *, final: bool = True) -> list[flo
     count = steps if final else steps + 1
     times = torch.linspace(1.0, 0.0, count, dtype=torch.float64)
     lams = schedule.lam(times if count > 1 else torch.ones(1, dtype=torch.float64)).tolist()
-    return lams + [math.inf] if final else lams
+    return [*lams, math.inf] if final else lams
 
 
 def uniform_lam(lam_min: float, lam_max: float) -> NoiseSchedule:

@@ -14,6 +14,7 @@ A table is exact for a denoiser that always says the same picture c if Σ x[j]·
 then x_i = α_i·c + noise. :func:`signal_error` measures that.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from ..scaling import Level
 class Row(NamedTuple):
     """How one state is made; ``at`` is the level where the new state lives."""
 
-    at: Level
+    at: Level[float]
     x: dict[int, float]
     d: dict[int, float]
     noise: float = 0.0
@@ -44,15 +45,15 @@ class Solver:
     """
 
     name: str
-    rule: Callable[[Sequence[Level]], Table]
+    rule: Callable[[Sequence[Level[float]]], Table]
     order: int | None
     stochastic: bool
     about: str
 
-    def table(self, levels: Sequence[Level]) -> Table:
+    def table(self, levels: Sequence[Level[float]]) -> Table:
         """Rows for these levels, noise first. Raises MarginalsError if they do not rise."""
         lams = [float(level.lam) for level in levels]
-        rising = all(a < b for a, b in zip(lams, lams[1:], strict=False))
+        rising = all(a < b for a, b in itertools.pairwise(lams))
         if len(lams) < 2 or not rising:
             raise MarginalsError(
                 "A solver needs at least two noise levels in strictly rising order of λ "
@@ -60,13 +61,14 @@ class Solver:
             )
         return self.rule(levels)
 
-    def evaluations(self, levels: Sequence[Level]) -> int:
+    def evaluations(self, levels: Sequence[Level[float]]) -> int:
         """How many network evaluations a walk over these levels costs."""
         return len({j for row in self.table(levels) for j in row.d})
 
 
-def signal_error(levels: Sequence[Level], rows: Table) -> list[float]:
-    """Σ x[j]·α_j + Σ d[j] − α_i for every row: zero where a constant denoiser is transported exactly."""
+def signal_error(levels: Sequence[Level[float]], rows: Table) -> list[float]:
+    """Σ x[j]·α_j + Σ d[j] − α_i for every row: zero where a constant denoiser is transported
+    exactly."""
     at = [levels[0], *(row.at for row in rows)]
     return [
         sum(c * at[j].alpha for j, c in row.x.items()) + sum(row.d.values()) - row.at.alpha
@@ -74,7 +76,7 @@ def signal_error(levels: Sequence[Level], rows: Table) -> list[float]:
     ]
 
 
-def noise_error(levels: Sequence[Level], rows: Table) -> list[float]:
+def noise_error(levels: Sequence[Level[float]], rows: Table) -> list[float]:
     """(Σ x[j]·σ_j)² + noise² − σ_i² for every row: zero where the noise of a constant denoiser's
     states keeps exactly the marginal variance (states of a row being in step with each other)."""
     at = [levels[0], *(row.at for row in rows)]

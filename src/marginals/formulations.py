@@ -1,0 +1,102 @@
+"""What each named system chooses: five choices, one class.
+
+| system         | units  | time         | output   | weighting        | levels in training |
+|----------------|--------|--------------|----------|------------------|--------------------|
+| ``ddpm``           | VP     | T-step table | ε        | MSE of ε         | uniform t          |
+| ``vdm``            | VP     | linear λ     | ε        | 1 (the ELBO)     | uniform t          |
+| ``edm``            | VE     | Karras       | v        | EDM              | log-normal σ       |
+| ``rectified_flow`` | FLOW   | logit        | velocity | MSE of velocity  | uniform t          |
+| ``score_sde``      | all 3  | linear β, …  | ε        | MSE of ε         | uniform t          |
+
+``backbone`` is any module called as ``backbone(x, t, cond)`` or ``backbone(x, t)`` that returns a
+tensor of x's shape; t is in [0, 1], and cond holds class indices with −1 for "no class".
+"""
+
+from torch import nn
+
+from .denoiser import Net
+from .errors import MarginalsError
+from .models import DataStats, Model
+from .objective import Edm, Elbo, Mse, NormalLevels, Objective, UniformTime
+from .predict import EPS, VELOCITY, VPrediction
+from .scaling import FLOW, SUB_VP, VE, VP, Scaling, UnitVariance
+from .schedule import Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Tabulated
+
+
+def ddpm(backbone: nn.Module, *, data: DataStats | None = None, steps: int = 1000) -> Model:
+    """DDPM (Ho et al. 2020; Luo Eqs. 58, 130): VP, ε-prediction with plain MSE, T tabulated
+    steps."""
+    chain = Tabulated.ddpm(steps)
+    net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
+    objective = Objective(Mse(EPS, chain), UniformTime(chain))
+    return Model(net, chain, objective, lam_min=chain.lams[-1], lam_max=chain.lams[0], data=data)
+
+
+def vdm(
+    backbone: nn.Module,
+    *,
+    data: DataStats | None = None,
+    lam_max: float = 13.3,
+    lam_min: float = -5.0,
+) -> Model:
+    """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself, linear
+    λ."""
+    line = LogLinear(lam_max, lam_min)
+    net = Net(backbone, prediction=EPS, scaling=VP, label=line)
+    objective = Objective(Elbo(), UniformTime(line))
+    return Model(net, line, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def edm(backbone: nn.Module, *, data: DataStats | None = None) -> Model:
+    """EDM (Karras et al. 2022): VE, unit-variance input and target, log-normal levels, Karras time.
+
+    σ_data is the data's standard deviation if known, else EDM's 0.5.
+    """
+    std = 0.5 if data is None else data.std
+    time = Karras()
+    lam_max, lam_min = time.lam(0.0), time.lam(1.0)
+    net = Net(
+        backbone,
+        prediction=VPrediction(std),
+        scaling=VE,
+        input_scaling=UnitVariance(std),
+        label=LogLinear(lam_max, lam_min),
+    )
+    objective = Objective(Edm(data_std=std), NormalLevels(2.4, 2.4))
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def rectified_flow(
+    backbone: nn.Module,
+    *,
+    data: DataStats | None = None,
+    lam_max: float = 13.3,
+    lam_min: float = -12.0,
+) -> Model:
+    """Rectified flow / flow matching (Liu et al. 2022; Lipman et al. 2023): FLOW, velocity,
+    uniform t."""
+    time = Logit()
+    net = Net(backbone, prediction=VELOCITY, scaling=FLOW, label=time)
+    objective = Objective(Mse(VELOCITY, time), UniformTime(time))
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+
+
+def score_sde(backbone: nn.Module, kind: str = "vp", *, data: DataStats | None = None) -> Model:
+    """The score SDEs "vp", "ve" and "sub_vp" of Song et al. 2021, from t = 1 down to t = 10⁻³.
+
+    The network predicts ε, which is the score times −σ (Luo Eq. 151), as in the authors' code; it
+    is fed unit-variance pictures. The loss is their σ²-weighted score matching (Luo Eq. 161) = MSE
+    of ε.
+    """
+    choices: dict[str, tuple[Scaling, NoiseSchedule]] = {
+        "vp": (VP, LinearBeta()),
+        "ve": (VE, LogLinear(9.21, -7.82)),  # σ from 0.01 to 50
+        "sub_vp": (SUB_VP, LinearBeta(scaling=SUB_VP)),
+    }
+    if kind not in choices:
+        raise MarginalsError(f"There is no score SDE {kind!r}: choose one of {', '.join(choices)}.")
+    scaling, time = choices[kind]
+    net = Net(backbone, prediction=EPS, scaling=scaling, input_scaling=VP, label=time)
+    objective = Objective(Mse(EPS, time), UniformTime(time))
+    lam_min, lam_max = time.lam(1.0), time.lam(1e-3)
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
