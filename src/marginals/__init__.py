@@ -1,7 +1,7 @@
 """marginals: one process, one denoiser, many views.
 
     import marginals
-    model = marginals.ddpm(net)     # or vdm, edm, rectified_flow, score_sde("vp")
+    model = marginals.ddpm(net)     # or vdm, edm, rectified_flow, score_sde
     loss = model.loss(x)            # x: pictures (B, C, H, W) in [-1, 1]
     x = model.sample(16).x
 
@@ -15,14 +15,65 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from marginals.errors import MarginalsError as MarginalsError
+    from .denoiser import Estimate as Estimate
+    from .denoiser import Net as Net
+    from .denoiser import Rescaled as Rescaled
+    from .errors import MarginalsError as MarginalsError
+    from .formulations import ddpm as ddpm
+    from .formulations import edm as edm
+    from .formulations import rectified_flow as rectified_flow
+    from .formulations import score_sde as score_sde
+    from .formulations import vdm as vdm
+    from .guidance import Guided as Guided
+    from .models import DataStats as DataStats
+    from .models import Model as Model
+    from .sample import sample as sample
+    from .scaling import FLOW as FLOW
+    from .scaling import SUB_VP as SUB_VP
+    from .scaling import VE as VE
+    from .scaling import VP as VP
 
 # public name -> the module that defines it
 _HOME = {
+    "DataStats": "models",
+    "Estimate": "denoiser",
+    "FLOW": "scaling",
+    "Guided": "guidance",
     "MarginalsError": "errors",
+    "Model": "models",
+    "Net": "denoiser",
+    "Rescaled": "denoiser",
+    "SUB_VP": "scaling",
+    "VE": "scaling",
+    "VP": "scaling",
+    "ddpm": "formulations",
+    "edm": "formulations",
+    "rectified_flow": "formulations",
+    "sample": "sample",
+    "score_sde": "formulations",
+    "vdm": "formulations",
 }
 
-__all__ = ["MarginalsError", "__version__"]
+__all__ = [
+    "FLOW",
+    "SUB_VP",
+    "VE",
+    "VP",
+    "DataStats",
+    "Estimate",
+    "Guided",
+    "MarginalsError",
+    "Model",
+    "Net",
+    "Rescaled",
+    "__version__",
+    "ddpm",
+    "edm",
+    "rectified_flow",
+    "sample",
+    "score_sde",
+    "vdm",
+]
 
 
 def __getattr__(name: str) -> Any:
