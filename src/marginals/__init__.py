@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .guidance import Guided as Guided
     from .models import DataStats as DataStats
     from .models import Model as Model
-    from .sample import sample as sample
+    from .sampling import sample as sample
     from .scaling import FLOW as FLOW
     from .scaling import SUB_VP as SUB_VP
     from .scaling import VE as VE
@@ -49,7 +49,7 @@ _HOME = {
     "ddpm": "formulations",
     "edm": "formulations",
     "rectified_flow": "formulations",
-    "sample": "sample",
+    "sample": "sampling",
     "score_sde": "formulations",
     "vdm": "formulations",
 }

@@ -25,7 +25,7 @@ from .noise import item_noise
 from .objective import Objective, spread_uniform
 from .ode import Tick
 from .pixels import dequantise
-from .sample import Progress, SampleResult, sample
+from .sampling import Progress, SampleResult, sample
 from .scaling import Scaling
 from .schedule import NoiseSchedule
 from .solvers import Solver, dpmpp_2m, grid, karras
