@@ -1,0 +1,127 @@
+"""Formulations as JSON: every schedule, scaling, prediction, weighting as `{"kind": ..., fields}`.
+
+    >>> encode(Truncated(Cosine(), 10.0, -10.0))
+    {"kind": "Truncated", "base": {"kind": "Cosine"}, "lam_max": 10.0, "lam_min": -10.0}
+
+The objects of the core are frozen dataclasses: a kind and some numbers. That is why a model file
+can say in readable JSON which process it belongs to, and why no code has to be stored in it.
+
+JSON has no infinity, so a number that is not finite is written `{"float": "-inf"}`. Python writes
+the shortest decimals that read back as the same float64, hence finite numbers survive exactly.
+Reading never guesses: an unknown kind, an unknown field or a missing field is an error.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import marginals
+from marginals.errors import MarginalsError
+
+__all__ = ["decode", "encode", "kinds"]
+
+# The modules whose public frozen dataclasses may stand in a header. A new schedule, prediction or
+# weighting in one of them needs no registration.
+_HOMES = ("scaling", "schedule", "predict", "objective", "models")
+
+_SCALARS = (str, int, bool, type(None))
+
+
+@functools.cache
+def kinds() -> Mapping[str, type]:
+    """Every class a header may name, by its name. Imports torch (the core needs it)."""
+    found: dict[str, type] = {}
+    for home in _HOMES:
+        module = importlib.import_module(f"marginals.{home}")
+        for name, value in vars(module).items():
+            if _is_frozen(value) and value.__module__ == module.__name__ and name[0] != "_":
+                if name in found:
+                    raise TypeError(f"two classes are called {name}; headers could not tell them")
+                found[name] = value
+    return found
+
+
+def _is_frozen(value: Any) -> bool:
+    return (
+        inspect.isclass(value)
+        and dataclasses.is_dataclass(value)
+        and not inspect.isabstract(value)
+        and value.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    )
+
+
+def encode(value: Any) -> Any:
+    """A frozen dataclass of the core (nested as you like) as JSON values.
+
+    Raises MarginalsError for anything a header cannot hold: it would not come back.
+    """
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    name = type(value).__name__
+    if kinds().get(name) is type(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return {"kind": name} | {key: encode(item) for key, item in fields.items()}
+    raise MarginalsError(
+        f"a checkpoint cannot describe a {name}; use a frozen dataclass of the marginals core "
+        "(schedules, scalings, predictions, objectives), or save the weights yourself"
+    )
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`; lists come back as tuples.
+
+    Raises MarginalsError, in one sentence, for what this version does not know.
+    """
+    if isinstance(value, list):
+        return tuple(decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"float"}:
+        return _not_finite(value["float"])
+    if not isinstance(value.get("kind"), str):
+        raise MarginalsError(f"the header is damaged: an entry has no kind ({_short(value)})")
+    return _build(value["kind"], {k: decode(v) for k, v in value.items() if k != "kind"})
+
+
+def _build(kind: str, fields: dict[str, Any]) -> Any:
+    made_by = "it was probably made by a newer version"
+    if kind not in kinds():
+        raise MarginalsError(
+            f"the header names a {kind!r}, which marginals {marginals.__version__} does not know; "
+            f"{made_by}, so update marginals"
+        )
+    known = {f.name for f in dataclasses.fields(kinds()[kind]) if f.init}
+    if unknown := sorted(fields.keys() - known):
+        raise MarginalsError(
+            f"the header gives {kind} the field {unknown[0]!r}, which marginals "
+            f"{marginals.__version__} does not know; {made_by}, so update marginals"
+        )
+    if missing := sorted(known - fields.keys()):
+        raise MarginalsError(f"the header is damaged: {kind} lacks its field {missing[0]!r}")
+    try:
+        return kinds()[kind](**fields)
+    except MarginalsError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise MarginalsError(
+            f"the header is damaged: {kind} refuses its values ({error})"
+        ) from None
+
+
+def _not_finite(text: Any) -> float:
+    if text not in ("inf", "-inf", "nan"):
+        raise MarginalsError(f"the header is damaged: {_short(text)} is not a special number")
+    return float(text)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,96 @@
+"""The names people type, and the objects they mean.
+
+The core has no registry: it passes objects. Only the edges (command line, configuration files,
+checkpoints) speak in names, and this is their dictionary. Every look-up that fails says what there
+is to choose from. Torch is imported by the look-ups, not by this module.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, TypeVar
+
+from marginals.errors import MarginalsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from marginals.models import Model
+    from marginals.scaling import Scaling
+    from marginals.solvers import Solver
+
+__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "scaling", "scaling_name", "solver"]
+
+T = TypeVar("T")
+
+CUSTOM = "custom"
+"""What a checkpoint calls a network that is not one of ours."""
+
+
+def scaling(name: str) -> "Scaling":
+    """The units of x by name: "vp", "ve", "flow" or "sub_vp"."""
+    return _find("scaling", name, _scalings())
+
+
+def scaling_name(scaling: "Scaling") -> str | None:
+    """The name of a scaling, or None when it has none (other data_std)."""
+    return next((name for name, value in _scalings().items() if value == scaling), None)
+
+
+def solver(name: str) -> "Solver":
+    """A sampling method by name, for example "ddpm", "ddim", "heun" or "dpmpp_2m"."""
+    from marginals.solvers import SOLVERS
+
+    return _find("solver", name, SOLVERS)
+
+
+def backbone(kind: str) -> "type[nn.Module]":
+    """The class of a network body by the name that checkpoints use."""
+    return _find("network", kind, _backbones())
+
+
+def backbone_kind(module: "nn.Module") -> str:
+    """The name under which a checkpoint describes this network body; CUSTOM for one of your own,
+    whose code no file can hold."""
+    return next((kind for kind, known in _backbones().items() if type(module) is known), CUSTOM)
+
+
+def factory(formulation: str) -> "Callable[..., Model]":
+    """(backbone, **options) -> Model for a formulation's name (see `TrainConfig.formulation`)."""
+    from marginals import formulations
+
+    table = {
+        "ddpm": formulations.ddpm,
+        "vdm": formulations.vdm,
+        "edm": formulations.edm,
+        "flow": formulations.rectified_flow,
+        "score_vp": partial(formulations.score_sde, kind="vp"),
+        "score_ve": partial(formulations.score_sde, kind="ve"),
+        "score_sub_vp": partial(formulations.score_sde, kind="sub_vp"),
+    }
+    return _find("formulation", formulation, table)
+
+
+@cache
+def _scalings() -> "Mapping[str, Scaling]":
+    from marginals.scaling import FLOW, SUB_VP, VE, VP
+
+    return {"vp": VP, "ve": VE, "flow": FLOW, "sub_vp": SUB_VP}
+
+
+@cache
+def _backbones() -> "Mapping[str, type[nn.Module]]":
+    from marginals.nn import MLP, UNet
+
+    return {"unet": UNet, "mlp": MLP}
+
+
+def _find(what: str, name: str, table: Mapping[str, T]) -> T:
+    if name in table:
+        return table[name]
+    spelled = str(name).lower().replace("-", "_").replace("+", "p")
+    if spelled in table:
+        return table[spelled]
+    close = difflib.get_close_matches(spelled, table, n=1)
+    hint = f"did you mean {close[0]!r}? There are" if close else "choose one of"
+    raise MarginalsError(f"there is no {what} {name!r}; {hint} {', '.join(table)}")

@@ -1,0 +1,102 @@
+"""From a configuration and the data to an untrained model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from marginals.data.order import permutation
+from marginals.data.pictures import PictureSource
+from marginals.errors import MarginalsError
+from marginals.io.registry import factory
+from marginals.models import DataStats, Model
+from marginals.nn import MLP, PRESETS, UNet
+from marginals.pixels import to_float
+from marginals.train.config import TrainConfig
+
+__all__ = ["build_model", "data_stats", "look_at"]
+
+_MEASURED = 10_000  # pictures whose mean and standard deviation stand for all
+
+
+def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
+    """Shape, classes, mean and standard deviation of the pictures (in [-1, 1])."""
+    x = to_float(_some(source, _MEASURED)).double()
+    return DataStats(
+        shape=tuple(source.shape),
+        mean=float(x.mean()),
+        std=max(float(x.std()), 1e-3),
+        classes=tuple(source.classes) if conditional else (),
+        name=source.name,
+    )
+
+
+def build_model(config: TrainConfig, stats: DataStats) -> Model:
+    """The untrained model of a configuration; its first weights depend on `config.seed` only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return factory(config.formulation)(_network(config, stats), data=stats)
+
+
+def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
+    classes = len(stats.classes)
+    channels, height, width = stats.shape
+    if config.network == "mlp":
+        fixed: dict[str, Any] = {"dim": channels * height * width, "num_classes": classes}
+        return _construct(MLP, fixed, config.network_options)
+    if config.network not in PRESETS:
+        raise MarginalsError(
+            f"there is no network preset {config.network!r}; choose one of "
+            f"{', '.join([*PRESETS, 'mlp'])}"
+        )
+    if height != width:
+        raise MarginalsError(
+            f"the pictures are {width}x{height}, but the network takes squares; give a size"
+        )
+    fixed = {"channels": channels, "size": height, "num_classes": classes}
+    return _construct(UNet, fixed, PRESETS[config.network] | config.network_options)
+
+
+def _construct(kind: type[nn.Module], fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    try:
+        return kind(**(options | fixed))
+    except TypeError as error:
+        reason = str(error).split("() ")[-1]
+        raise MarginalsError(f"network_options do not fit a {kind.__name__}: {reason}") from None
+
+
+def look_at(source: PictureSource, batch: int, conditional: bool) -> list[str]:
+    """Warnings about the range and the variety of some pictures, before hours are spent on them.
+
+    Raises MarginalsError when there is nothing to learn: no pictures, or all of them the same.
+    """
+    if len(source) == 0:
+        raise MarginalsError(f"{source.name} holds no pictures to train on")
+    pixels = _some(source, 512).flatten(1)
+    if len(source) > 1 and bool((pixels == pixels[0]).all()):
+        raise MarginalsError(
+            f"all pictures of {source.name} are the same; there is nothing to learn"
+        )
+    found: list[str] = []
+    low, high = int(pixels.min()), int(pixels.max())
+    if high - low < 32:
+        found.append(
+            f"the pictures only use the values {low} to {high} of 0 to 255, so they are nearly "
+            "invisible; were they divided by 255 before they were saved?"
+        )
+    if flat := int((pixels.amin(1) == pixels.amax(1)).sum()):
+        found.append(f"{flat} of {len(pixels)} pictures looked at are one single colour")
+    if conditional and len(source.classes) == 1:
+        found.append(f"there is only one class ({source.classes[0]}), so labels teach nothing")
+    if len(source) < batch:
+        found.append(
+            f"there are only {len(source)} pictures, fewer than a batch of {batch}; the model will "
+            "learn them by heart"
+        )
+    return found
+
+
+def _some(source: PictureSource, count: int) -> torch.Tensor:
+    """Up to `count` pictures, spread over the whole source, always the same ones."""
+    chosen = permutation(len(source), 0, 0)[:count].copy()
+    return source.batch(torch.from_numpy(chosen))[0]

@@ -1,0 +1,189 @@
+"""What a training run is told: one typed, frozen object for the CLI, YAML files and Python.
+
+This module does not import torch, so that the command line can check a configuration and print its
+help at once. Amounts of training are counted in *images seen*, never in steps or epochs: the number
+means the same for every batch size, and everything in a run (data order, noise, learning rate, EMA)
+is a function of it.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from marginals.errors import MarginalsError
+from marginals.io.atomic import write_text
+
+__all__ = ["PRESETS", "Formulation", "TrainConfig"]
+
+Formulation = Literal["ddpm", "vdm", "edm", "flow", "score_vp", "score_ve", "score_sub_vp"]
+
+# Settings that may change when a run continues: they do not reach into the arithmetic of a step.
+# `images` is one of them, so that a finished run can be trained for longer.
+_FREE_ON_RESUME = {
+    "images", "save_every", "sample_every", "log_every", "samples", "sample_steps", "out",
+    "threads",
+}  # fmt: skip
+
+# Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
+# a GPU sees more images in the same time and may take a larger network).
+PRESETS: dict[str, dict[str, Any]] = {
+    "2min": {"minutes": 2, "network": "tiny", "batch": 64, "lr": 2e-3},
+    "10min": {"minutes": 10, "network": "small", "batch": 64, "lr": 1e-3},
+    "1h": {"minutes": 60, "network": "small", "batch": 128, "lr": 1e-3},
+    "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
+}
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides a training run. Exactly one of `images` and `minutes` is given.
+
+    Raises MarginalsError, in one sentence, for a value or a name that makes no sense.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    data: str = "fashion"
+    """Pictures to learn: a built-in name, a folder (sub-folders are classes), or an .npz file."""
+    size: int | None = Field(None, ge=4, le=1024)
+    """Side of the training pictures in pixels; by default that of the data."""
+    conditional: bool = True
+    """Learn the classes too, where the data has them."""
+
+    formulation: Formulation = "vdm"
+    """Which spelling of the one process to train (noise schedule, prediction, loss weights)."""
+    network: str = "small"
+    """Name of a network preset."""
+    network_options: dict[str, Any] = Field(default_factory=dict)
+    """Single settings of the network that replace those of the preset."""
+
+    images: int | None = Field(None, ge=1)
+    """How many images to train on (each showing of a picture counts)."""
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """How long to train; a timed trial turns it into `images`, which the run then records."""
+
+    batch: int = Field(64, ge=1)
+    """Images per step, over all devices together."""
+    lr: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False)
+    """Learning rate of AdamW after the warm-up."""
+    warmup: int = Field(5_000, ge=0)
+    """The learning rate rises linearly from 0 over this many images."""
+    decay: float = Field(0.3, ge=0, le=1)
+    """The learning rate falls linearly to 0 over this last part of the run."""
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Decoupled weight decay of AdamW."""
+    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Gradients longer than this are shortened to it."""
+    ema_half_life: int = Field(20_000, ge=0)
+    """Half-life, in images, of the running average of the weights; 0 switches it off."""
+    ema_ramp: float = Field(0.05, gt=0, allow_inf_nan=False)
+    """Early on the half-life is at most this fraction of the images seen."""
+    label_dropout: float = Field(0.1, ge=0, le=1)
+    """How often a label is hidden, so that guidance has an unconditional model."""
+    flips: bool | None = None
+    """Mirror half of the pictures left to right; by default where the data set allows it."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Decides the first weights, the order of the data and all the noise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 mixed precision is faster on GPUs that have it."""
+    compile: bool = False
+    """Compile the network with torch.compile (needs a C++ compiler)."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; by default torch decides."""
+
+    save_every: int | None = Field(None, ge=1)
+    """Images between checkpoints; by default a tenth of the run."""
+    sample_every: int | None = Field(None, ge=0)
+    """Images between rows of the sample strip; by default a sixth of the run, 0 draws none."""
+    log_every: int | None = Field(None, ge=1)
+    """Images between lines of log.jsonl; by default a hundredth of the run."""
+    samples: int = Field(8, ge=1, le=64)
+    """Pictures in a row of the sample strip."""
+    sample_steps: int = Field(20, ge=1, le=1000)
+    """Solver steps for the sample strip."""
+    out: str | None = None
+    """Folder of the run; by default runs/DATA-FORMULATION, numbered."""
+
+    if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise MarginalsError(_sentence(error, values)) from None
+
+    @field_validator("data")
+    @classmethod
+    def _data_is_named(cls, data: str) -> str:
+        if not data.strip():
+            raise ValueError("name a data set, a folder of pictures or an .npz file")
+        return data
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.images is None) == (self.minutes is None):
+            raise ValueError("give exactly one of images and minutes, which say how long to train")
+        return self
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """The settings for a time budget ("2min", "10min", "1h", "overnight"), with `changes`."""
+        if name not in PRESETS:
+            raise MarginalsError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+        values = PRESETS[name] | changes
+        if changes.get("images") is not None:
+            values.pop("minutes")
+        return cls(**values)
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a configuration from a YAML file; unknown settings are errors."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MarginalsError(f"there is no configuration file {path}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise MarginalsError(f"cannot read {path} as YAML: {reason}") from None
+        if values is not None and not isinstance(values, dict):
+            raise MarginalsError(f"{path} should be a list of `setting: value` lines")
+        try:
+            return cls(**(values or {}))
+        except MarginalsError as error:
+            raise MarginalsError(f"{path}: {error}") from None
+
+    def to_yaml(self, path: str | os.PathLike[str]) -> None:
+        """Write this configuration; `from_yaml` reads back an equal one."""
+        write_text(path, yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True))
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A checked copy with some settings replaced."""
+        return type(self)(**(self.model_dump() | changes))
+
+    def differences(self, other: Self) -> list[str]:
+        """Names of the settings that differ and would change the arithmetic of a continued run."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return [k for k in mine if k not in _FREE_ON_RESUME and mine[k] != theirs[k]]
+
+
+def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """All problems of a configuration in one sentence."""
+    return "; ".join(_problem(dict(e), values) for e in error.errors(include_url=False))
+
+
+def _problem(error: dict[str, Any], values: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = [k for k in TrainConfig.model_fields if k not in values]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"there is no setting {name!r}{hint}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not name:
+        return message
+    return f"{name} {message} (it is {error['input']!r})"

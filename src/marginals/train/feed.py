@@ -1,0 +1,91 @@
+"""What a step is fed: pictures, labels and noise, all functions of (seed, images seen, rank).
+
+Nothing random is carried from step to step. The data order is `marginals.data.order`; everything
+else (mirroring, hidden labels, noise levels, noise, dropout) is drawn from a generator that is made
+anew for each step, seeded with a hash of (seed, images seen, rank). So a run that is stopped, or
+killed, and resumed at n images does to the bit what it would have done.
+"""
+
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from marginals.data.augment import Augment
+from marginals.data.order import indices
+from marginals.data.pictures import Pictures, PictureSource
+
+__all__ = ["Batch", "Feed", "step_seed"]
+
+_FITS_ON_GPU = 4 << 30  # bytes of stored pictures that may live beside the network
+
+
+class Batch(NamedTuple):
+    """One process's share of a step."""
+
+    x: Tensor
+    """Stored pictures, uint8 (B, C, H, W); `Model.losses` spreads them over [-1, 1]."""
+    cond: Tensor | None
+    """Labels (B,), -1 where hidden; None for an unconditional model."""
+    generator: torch.Generator
+    """For everything random that is left: the noise levels and the noise."""
+
+
+def step_seed(seed: int, images_seen: int, rank: int = 0) -> int:
+    """64 bits that differ whenever one of the three does; the same on every machine."""
+    key = f"marginals step {seed} {images_seen} {rank}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+
+
+class Feed:
+    """`feed(images_seen)` is this process's batch of the step that starts at `images_seen`."""
+
+    def __init__(
+        self,
+        source: PictureSource,
+        *,
+        batch: int,
+        seed: int,
+        augment: Augment,
+        conditional: bool,
+        label_dropout: float,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.source = _near(source, device)
+        self.batch, self.seed, self.augment = batch, seed, augment
+        self.conditional, self.label_dropout = conditional, label_dropout
+        self.device, self.rank, self.world = device, rank, world
+
+    def __call__(self, images_seen: int) -> Batch:
+        pixels, labels = self.source.batch(self._indices(images_seen))
+        self.source.ahead(self._indices(images_seen + self.batch))
+        mixed = step_seed(self.seed, images_seen, self.rank)
+        torch.manual_seed(mixed)  # dropout layers can only use the global generator
+        generator = torch.Generator().manual_seed(mixed)  # on the CPU: the same on every device
+        pixels = pixels.to(self.device, non_blocking=True)
+        pixels = self.augment(pixels, generator)
+        cond = None
+        if self.conditional:
+            hidden = torch.rand(len(labels), generator=generator) < self.label_dropout
+            cond = labels.to(self.device).masked_fill(hidden.to(self.device), -1)
+        return Batch(pixels, cond, generator)
+
+    def _indices(self, images_seen: int) -> Tensor:
+        count = self.batch // self.world
+        return indices(
+            len(self.source), self.seed, images_seen, count, rank=self.rank, world=self.world
+        )
+
+
+def _near(source: PictureSource, device: torch.device) -> PictureSource:
+    """Small sets live on the GPU whole: a batch is then one gather, with no copy to wait for."""
+    if device.type == "cpu" or not isinstance(source, Pictures):
+        return source
+    if source.images.numel() > _FITS_ON_GPU:
+        return source
+    labels = None if source.labels is None else source.labels.to(device)
+    return replace(source, images=source.images.to(device), labels=labels)

@@ -1,0 +1,92 @@
+"""Putting a run together: data, model, optimiser, average, feed."""
+
+import zlib
+
+import torch
+from torch.optim import AdamW
+
+import marginals.data
+from marginals.data.augment import Augment
+from marginals.data.pictures import PictureSource
+from marginals.errors import MarginalsError
+from marginals.models import Model
+from marginals.train.build import build_model, data_stats
+from marginals.train.config import TrainConfig
+from marginals.train.engine import Engine
+from marginals.train.feed import Feed
+
+__all__ = ["compile_backbone", "fingerprint", "make_feed", "make_model", "make_optimizer"]
+
+_BETAS = (0.9, 0.99)  # the second moment of the usual 0.999 is too slow for short runs
+
+
+def load_source(config: TrainConfig) -> PictureSource:
+    """The training part of the data; the held-out part is left for `eval`."""
+    return marginals.data.load(config.data, size=config.size)[0]
+
+
+def make_model(config: TrainConfig, source: PictureSource, model: Model | None) -> Model:
+    """The given model, told the statistics of its data if it has none; or a new one."""
+    if model is None:
+        return build_model(config, data_stats(source, config.conditional))
+    if model.data is None:
+        model.data = data_stats(source, config.conditional)
+    if tuple(model.data.shape) != tuple(source.shape):
+        raise MarginalsError(
+            f"the model makes pictures of shape {tuple(model.data.shape)}, but those of "
+            f"{source.name} are {tuple(source.shape)}"
+        )
+    return model
+
+
+def make_optimizer(config: TrainConfig, model: Model) -> AdamW:
+    """AdamW over all weights; the rate is set anew before every step."""
+    return AdamW(
+        model.parameters(), lr=config.lr, betas=_BETAS, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def make_feed(config: TrainConfig, source: PictureSource, model: Model, engine: Engine) -> Feed:
+    """Batches for this process. Raises MarginalsError when they cannot be shared out evenly."""
+    if config.batch % engine.world:
+        raise MarginalsError(
+            f"a batch of {config.batch} cannot be shared evenly by {engine.world} processes; use a "
+            "multiple"
+        )
+    return Feed(
+        source,
+        batch=config.batch,
+        seed=config.seed,
+        augment=Augment(flip=source.flip if config.flips is None else config.flips),
+        conditional=bool(model.data and model.data.classes) and config.conditional,
+        label_dropout=config.label_dropout,
+        device=engine.device,
+        rank=engine.rank,
+        world=engine.world,
+    )
+
+
+def fingerprint(source: PictureSource) -> dict[str, int]:
+    """Enough about the data to notice on resume that it has changed: count and a checksum."""
+    count = len(source)
+    chosen = torch.linspace(0, count - 1, min(count, 64)).long()
+    pixels, labels = source.batch(chosen)
+    crc = zlib.crc32(labels.numpy().tobytes(), zlib.crc32(pixels.contiguous().numpy().tobytes()))
+    return {"count": count, "crc32": crc}
+
+
+def compile_backbone(model: Model, feed: Feed, engine: Engine) -> str | None:
+    """Compile the network in place; on failure leave it as it was and say why in a sentence."""
+    backbone = model.net.backbone
+    backbone.compile()
+    try:
+        batch = feed(0)
+        losses, _ = engine.losses(batch.x, batch.cond, batch.generator)
+        losses.mean().backward()
+    except Exception as error:  # torch.compile fails in as many ways as there are compilers
+        backbone._compiled_call_impl = None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return f"torch.compile does not work here ({reason}); training goes on without it"
+    finally:
+        model.zero_grad(set_to_none=True)
+    return None

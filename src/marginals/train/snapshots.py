@@ -1,0 +1,100 @@
+"""The sample strip: the same noise, drawn again and again while the model learns.
+
+Each snapshot is a small PNG in `samples/`, one row of pictures; `samples.png` stacks the rows. The
+noise depends on the seed of the run only, so the rows show the model changing and nothing else.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from marginals.io.pictures import grid, save_png
+from marginals.models import Model
+
+__all__ = ["Snapshots", "probe_loss"]
+
+_MOST_ROWS = 16
+
+
+class Snapshots:
+    """Draws rows into `folder`/samples and keeps `folder`/samples.png up to date."""
+
+    def __init__(self, folder: Path, count: int, steps: int, seed: int) -> None:
+        self.folder, self.count, self.steps, self.seed = folder, count, steps, seed
+
+    def draw(self, model: Model, images_seen: int, label: str = "average") -> None:
+        """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw"."""
+        classes = len(model.data.classes) if model.data else 0
+        cond = torch.arange(self.count) % classes if classes else None
+        with evaluating(model):
+            x = model.sample(self.count, steps=self.steps, seed=self.seed, cond=cond).x
+        self._write(x.float().clamp(-1, 1).cpu(), images_seen, label)
+        self.stack()
+
+    def _write(self, x: Tensor, images_seen: int, label: str) -> None:
+        rows = self.folder / "samples"
+        rows.mkdir(exist_ok=True)
+        parameters = {
+            "images_seen": images_seen, "weights": label, "steps": self.steps, "seed": self.seed,
+            "solver": "dpmpp_2m",
+        }  # fmt: skip
+        save_png(rows / f"{images_seen:012d}-{label}.png", grid(x, len(x)), parameters)
+
+    def truncate(self, images_seen: int) -> None:
+        """Forget the rows after a checkpoint; the resumed run draws them again."""
+        for row in self._rows():
+            if _images(row) > images_seen:
+                row.unlink()
+
+    def stack(self) -> None:
+        """Write samples.png from the rows; of a long run, evenly many with first and last."""
+        rows = self._rows()
+        if len(rows) > _MOST_ROWS:
+            last = len(rows) - 1
+            rows = [rows[round(i * last / (_MOST_ROWS - 1))] for i in range(_MOST_ROWS)]
+        pictures = [Image.open(row) for row in rows]
+        names = [_caption(row) for row in rows]
+        font = ImageFont.load_default(13)
+        left = 8 + max(int(font.getlength(name)) for name in names)
+        height = max(p.height for p in pictures)
+        sheet = Image.new(pictures[0].mode, (left + pictures[0].width, height * len(rows)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for i, (picture, name) in enumerate(zip(pictures, names)):
+            sheet.paste(picture, (left, i * height))
+            draw.text((left - 4, i * height + height // 2), name, "black", font, anchor="rm")
+        save_png(self.folder / "samples.png", sheet, {"rows": names, "seed": self.seed})
+
+    def _rows(self) -> list[Path]:
+        return sorted((self.folder / "samples").glob("*-*.png"))
+
+
+@torch.no_grad()
+def probe_loss(model: Model, x: Tensor, cond: Tensor | None, seed: int) -> float:
+    """The loss on a fixed batch with fixed noise: comparable between weights and over time."""
+    generator = torch.Generator().manual_seed(seed)
+    with evaluating(model):
+        return float(model.losses(x, cond, generator=generator)[0].mean())
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Dropout off inside the block, and afterwards as it was."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+def _images(row: Path) -> int:
+    return int(row.stem.split("-")[0])
+
+
+def _caption(row: Path) -> str:
+    images, weights = row.stem.split("-")
+    return f"{int(images):,}" + (" raw" if weights == "raw" else "")

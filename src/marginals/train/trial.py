@@ -1,0 +1,84 @@
+"""A short timed trial on throw-away copies: how fast, how much memory, how many images fit."""
+
+import copy
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from marginals.models import Model
+from marginals.train.config import TrainConfig
+from marginals.train.engine import Engine
+from marginals.train.feed import Feed
+from marginals.train.setup import make_optimizer
+
+__all__ = ["Trial", "run_trial"]
+
+_STRIPS = 7  # rows of samples that a run draws by default
+_MARGIN = 0.97  # of the time is promised to steps; the rest is for checkpoints and surprises
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one step and one row of samples cost on this machine."""
+
+    seconds_per_image: float
+    seconds_per_strip: float
+    seconds: float
+    """What the trial itself took."""
+    memory: int
+    """Peak bytes: of the process, or of the GPU."""
+
+    def images_in(self, minutes: float, batch: int, strips: int = _STRIPS) -> int:
+        """How many images can be trained on in that time, in whole batches, at least one."""
+        left = 60.0 * minutes * _MARGIN - strips * self.seconds_per_strip - self.seconds
+        return max(int(left / self.seconds_per_image) // batch, 1) * batch
+
+
+def run_trial(
+    config: TrainConfig, model: Model, feed: Feed, engine: Engine, seconds: float
+) -> Trial:
+    """Time steps for about `seconds` (at least three) on a copy of the model."""
+    began = time.monotonic()
+    twin = engine.place(copy.deepcopy(model))
+    optimizer = engine.setup(twin, make_optimizer(config, twin))
+
+    def step(images: int) -> None:
+        batch = feed(images)
+        losses, _ = engine.losses(batch.x, batch.cond, batch.generator)
+        engine.gradients(losses.mean(), optimizer, config.clip)
+        optimizer.step()
+        if engine.device.type != "cpu":
+            torch.cuda.synchronize()
+
+    for _ in range(2):  # the first steps also load kernels and fill caches
+        step(0)
+    times: list[float] = []
+    while len(times) < 3 or time.monotonic() - began < seconds:
+        then = time.monotonic()
+        step(len(times) * config.batch)
+        times.append(time.monotonic() - then)
+    strip = _time_strip(config, twin) if config.sample_every != 0 else 0.0
+    per_image = sorted(times)[len(times) // 2] / config.batch
+    return Trial(per_image, strip, time.monotonic() - began, _peak_memory(engine.device))
+
+
+@torch.no_grad()
+def _time_strip(config: TrainConfig, model: Model) -> float:
+    """Seconds for a row of samples: one solver step, times their number."""
+    then = time.monotonic()
+    model.sample(config.samples, steps=1, cond=_no_labels(config.samples, model))
+    return (time.monotonic() - then) * config.sample_steps
+
+
+def _no_labels(count: int, model: Model) -> torch.Tensor | None:
+    return torch.full((count,), -1) if model.data and model.data.classes else None
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
