@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = _sentence(error)
         if debug or sentence is None:
             raise
-        return _complain(f"marginals: {sentence}", 2)
+        return _complain(f"marginals: {sentence}", getattr(error, "exit_code", 2))
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,6 +1,8 @@
 """What every sub-command shares: flags, checked values in one sentence, finding a model."""
 
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +63,49 @@ def set_threads(count: int | None) -> None:
             f"use at most {4 * cores}"
         )
     torch.set_num_threads(count)
+
+
+def find_model(run: Path) -> Path:
+    """The model file that RUN means: the file itself, or the one in a run folder."""
+    if run.is_file():
+        return run
+    if not run.is_dir():
+        raise MarginalsError(
+            f"there is no run folder or model file {run}; "
+            f"train one with `marginals train --out {run}`"
+        )
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise MarginalsError(
+            f"{run} holds no model.safetensors, so no training run has saved there; "
+            "give the folder of a run or a .safetensors file"
+        )
+    return path
+
+
+def load(run: Path) -> "Model":
+    """The trained model RUN means, ready for use, on the GPU if there is one."""
+    import torch
+
+    from marginals.io.checkpoint import load_model
+
+    return load_model(find_model(run), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def class_index(label: str, classes: Sequence[str]) -> int:
+    """The index of a class given by index or name; -1 for "none", the unconditional model."""
+    if label in classes:
+        return classes.index(label)
+    if label.lower() == "none":
+        return -1
+    if not classes:
+        raise MarginalsError("this model was trained without classes; leave --label out")
+    if label.lstrip("+").isdecimal() and int(label) < len(classes):
+        return int(label)
+    close = difflib.get_close_matches(label.lower(), classes, n=1)
+    hint = f"did you mean {close[0]!r}? There are" if close else "the classes are"
+    names = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
+    raise MarginalsError(f"there is no class {label!r}; {hint} {names}")
 
 
 def flag(argv: list[str], name: str) -> str | None:

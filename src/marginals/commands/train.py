@@ -62,7 +62,7 @@ class Train(TrainConfig):
         return TrainConfig(**self.model_dump(include=set(TrainConfig.model_fields)))
 
     def run(self) -> int:
-        from marginals.train.loop import train
+        from marginals.train.run import train
 
         train(self.settings(), resume=self.resume)
         return 0

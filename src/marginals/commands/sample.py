@@ -1,0 +1,143 @@
+"""`marginals sample`: draw pictures from a trained model."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from tyro.conf import arg
+
+from marginals.commands.common import Command, Run, class_index, find_model, load
+from marginals.errors import MarginalsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from marginals.models import Model
+    from marginals.sampling import Progress
+
+
+class Sample(Command):
+    """Draw pictures from a trained model: one PNG each, and a grid of all.
+
+    Picture i has seed SEED + i: it is the same whatever the number of pictures. Every PNG carries
+    its parameters; `marginals info picture.png` reads them.
+
+    Examples:
+      marginals sample runs/fashion
+      marginals sample runs/fashion --label trouser -n 16 --guidance 1.5
+      marginals sample runs/fashion --solver ddpm --steps 250 --seed 7 --out pictures
+      marginals sample runs/fashion --solver euler --steps 50 --scaling flow
+    """
+
+    model: Run
+    count: Annotated[int, arg(aliases=("-n",)), Field(ge=1, le=1_000_000)] = 64
+    """How many pictures."""
+    label: Annotated[str | None, arg(metavar="NAME|INDEX")] = None
+    """A class by name or index, or `none`; by default every class in turn."""
+    solver: Annotated[str, arg(metavar="NAME")] = "dpmpp_2m"
+    """ddpm, ddim, euler, heun, dpmpp_2m, euler_maruyama or langevin."""
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Solver steps: more are slower and better."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The first picture's seed."""
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    """Above 1, pictures more typical of their class; 1 samples the model as it is, 0 no class."""
+    scaling: Annotated[Literal["vp", "ve", "flow", "sub_vp"] | None, arg(metavar="NAME")] = None
+    """Units to walk in: vp, ve, flow or sub_vp; by default the model's own."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """How many pictures at a time; changes the memory used, not the pictures."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder for the pictures; by default RUN/pictures/, named after the settings."""
+
+    def run(self) -> int:
+        from marginals.io.registry import scaling, solver
+
+        solver(self.solver)  # a mistyped name should not wait for the model
+        path = find_model(self.model)
+        model = load(path)
+        classes = model.data.classes if model.data else ()
+        labels = self._labels(classes)
+        pictures = self._draw(
+            model.convert(scaling(self.scaling)) if self.scaling else model, labels
+        )
+        out = self.out or path.parent / "pictures" / self._name()
+        captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
+        seeds = range(self.seed, self.seed + self.count)
+        _save(out, pictures, captions, seeds, self._parameters(path))
+        print(f"{self.count} pictures in {out}, together in {out / 'grid.png'}")
+        return 0
+
+    def _labels(self, classes: Sequence[str]) -> list[int] | None:
+        """The class of every picture, -1 for no class; None for a model without classes."""
+        if self.label is not None:
+            index = class_index(self.label, classes)
+            return [index] * self.count if classes else None
+        if self.guidance != 1.0 and not classes:
+            raise MarginalsError("--guidance needs a model with classes, and this one has none")
+        return [i % len(classes) for i in range(self.count)] if classes else None
+
+    def _draw(self, model: "Model", labels: list[int] | None) -> "Tensor":
+        """Pictures (count, C, H, W), with one progress bar over all steps of all batches."""
+        import torch
+        from tqdm import tqdm
+
+        from marginals.io.registry import solver
+
+        with tqdm(desc=f"{self.solver}, {self.steps} steps", unit=" evaluations") as bar:
+
+            def show(progress: "Progress") -> None:
+                bar.total = progress.total * -(-self.count // self.batch)
+                bar.update()
+
+            return model.sample(
+                self.count,
+                steps=self.steps,
+                solver=solver(self.solver),
+                seed=self.seed,
+                cond=None if labels is None else torch.tensor(labels),
+                guidance=self.guidance,
+                batch=self.batch,
+                callback=show,
+            ).x
+
+    def _name(self) -> str:
+        settings = [self.solver, str(self.steps), f"seed{self.seed}"]
+        settings += [self.label.replace(" ", "-")] if self.label else []
+        settings += [f"guidance{self.guidance:g}"] if self.guidance != 1.0 else []
+        settings += [self.scaling] if self.scaling else []
+        return "-".join(settings)
+
+    def _parameters(self, path: Path) -> dict[str, Any]:
+        """What a PNG says about its making, apart from its own seed and label."""
+        used = {"solver", "steps", "guidance", "scaling"}
+        model = {"model": f"{path.resolve().parent.name}/{path.name}", "model_hash": _hash(path)}
+        return self.model_dump(include=used, exclude_none=True) | model
+
+
+def _save(
+    out: Path,
+    pictures: "Tensor",
+    captions: list[str],
+    seeds: Sequence[int],
+    parameters: dict[str, Any],
+) -> None:
+    """A PNG per picture, and grid.png; each file appears whole or not at all."""
+    from marginals.io.pictures import grid, save_png, to_image, to_uint8
+
+    stored = to_uint8(pictures)  # refuses a broken sample before anything is written
+    out.mkdir(parents=True, exist_ok=True)
+    for picture, caption, seed in zip(stored, captions, seeds, strict=True):
+        label = {"label": caption} if caption else {}
+        save_png(out / f"{seed:05d}.png", to_image(picture), label | {"seed": seed} | parameters)
+    sheet = {"pictures": len(stored), "seed": seeds[0]} | parameters
+    if len(set(captions)) == 1 and captions[0]:
+        sheet["label"] = captions[0]
+    save_png(out / "grid.png", grid(stored), sheet)
+
+
+def _hash(path: Path) -> str:
+    """The first ten digits of the file's SHA-256, by which other programs know models too."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
