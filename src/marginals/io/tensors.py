@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "read_contents", "read_tensors", "rewrite", "write_tensors"]
 
-_FORMAT = "marginals"
+_ENTRY = "marginals"  # our one metadata entry: several would be written in no fixed order
 _LONGEST = 100_000_000  # bytes of JSON that safetensors itself accepts
 
 
@@ -95,7 +95,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise MarginalsError(f"the checkpoint header is not JSON: {error}") from error
-    return {"format": _FORMAT, "header": text}
+    return {_ENTRY: text}
 
 
 def _open(path: Path) -> BinaryIO:
@@ -153,14 +153,14 @@ def _not_safetensors(path: Path, start: bytes, size: int) -> str:
 
 def _our_header(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     metadata = index.get("__metadata__") or {}
-    if metadata.get("format") != _FORMAT or "header" not in metadata:
+    if _ENTRY not in metadata:
         raise MarginalsError(
             f"{path} is a safetensors file, but not one of marginals: {_looks_like(index)}; it "
             "does not say which noise schedule and prediction it was trained with, and marginals "
             "does not guess"
         )
     try:
-        header = json.loads(metadata["header"])
+        header = json.loads(metadata[_ENTRY])
     except ValueError:
         header = None
     if not isinstance(header, dict):

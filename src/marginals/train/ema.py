@@ -9,6 +9,7 @@ average short: without it the first samples show the random initial weights for 
 """
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -16,14 +17,17 @@ from torch import nn
 __all__ = ["Ema"]
 
 
-class Ema:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Ema(Generic[M]):
     """An averaged copy of a model, in float32. `model` is for evaluation and sampling.
 
     The copy is a separate module: evaluating it cannot write into the weights that are trained.
     """
 
-    def __init__(self, model: nn.Module, half_life: float, ramp: float = 0.05) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: M, half_life: float, ramp: float = 0.05) -> None:
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
         for parameter in self.model.parameters():
             parameter.data = parameter.data.float()
@@ -36,8 +40,9 @@ class Ema:
     @torch.no_grad()
     def update(self, model: nn.Module, batch: int, images_seen: int) -> None:
         """Move the average towards `model`, of which `images_seen` images (this batch too)."""
-        averages = list(self.model.parameters())
+        share = 1.0 - self.keep(batch, images_seen)
+        averages = [p.detach() for p in self.model.parameters()]
         weights = [p.detach().float() for p in model.parameters()]
-        torch._foreach_lerp_(averages, weights, 1.0 - self.keep(batch, images_seen))
+        torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -9,7 +9,7 @@ batches of the same size, so that average is the gradient of the mean over the w
 import logging
 import os
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 __all__ = ["Engine"]
+
+M = TypeVar("M", bound=nn.Module)
 
 _PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -40,7 +42,7 @@ class Engine:
                 precision=_PRECISIONS[precision],
             )
             self._fabric.launch()
-        self._model: nn.Module | None = None
+        self._model: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -62,8 +64,8 @@ class Engine:
         """Whether this process writes files and talks to people."""
         return self._fabric.is_global_zero
 
-    def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device (for the EMA copy, which takes no gradients)."""
+    def place(self, module: M) -> M:
+        """Move a module to the device."""
         return module.to(self.device)
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
@@ -87,9 +89,11 @@ class Engine:
         """Backward pass and clipping; returns the gradient's length before it was clipped."""
         optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
-        return self._fabric.clip_gradients(  # type: ignore[return-value]
+        norm = self._fabric.clip_gradients(
             self._model, optimizer, max_norm=clip, error_if_nonfinite=False
         )
+        assert norm is not None
+        return norm
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all processes must ask together."""

@@ -31,7 +31,7 @@ class TrainState:
     """(model, average, optimiser, configuration, data, images seen, seconds spent)."""
 
     model: Model
-    ema: Ema
+    ema: Ema[Model]
     optimizer: Optimizer
     config: TrainConfig
     data: dict[str, int]
