@@ -69,9 +69,10 @@ class LinearBeta(NoiseSchedule):
     scaling: Scaling = VP
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise MarginalsError(
-                f"LinearBeta needs 0 < beta_min <= beta_max, not {self.beta_min}, {self.beta_max}."
+                f"LinearBeta needs 0 < beta_min <= beta_max < ∞, not {self.beta_min}, "
+                f"{self.beta_max}."
             )
         if self.scaling not in (VP, SUB_VP):
             raise MarginalsError("LinearBeta is the drift of the VP and SUB_VP processes only.")
@@ -89,7 +90,10 @@ class LinearBeta(NoiseSchedule):
         return -integral - 2.0 * self._power * torch.log(-torch.expm1(-integral))
 
     def _t(self, lam: Tensor) -> Tensor:
-        integral = -2.0 * torch.as_tensor(self.scaling(lam).alpha).log()
+        # B = −2·log α, written with σ where α is so close to one that its logarithm is lost
+        _, alpha, sigma = self.scaling(lam)
+        clean = -torch.log1p(-(sigma ** (1.0 / self._power)))
+        integral = torch.where(lam > 0, clean, -2.0 * alpha.log())
         rise = self.beta_max - self.beta_min
         return 2.0 * integral / (self.beta_min + (self.beta_min**2 + 2.0 * rise * integral).sqrt())
 
@@ -128,9 +132,9 @@ class Logit(NoiseSchedule):
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.shift > 0:
+        if not 0 < self.shift < math.inf:
             raise MarginalsError(
-                f"The shift of a Logit schedule must be positive, not {self.shift}."
+                f"The shift of a Logit schedule must be positive and finite, not {self.shift}."
             )
 
     def _lam(self, t: Tensor) -> Tensor:
@@ -174,9 +178,9 @@ class Karras(NoiseSchedule):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.sigma_min < self.sigma_max and self.rho > 0):
+        if not (0 < self.sigma_min < self.sigma_max < math.inf and 0 < self.rho < math.inf):
             raise MarginalsError(
-                "Karras levels need 0 < sigma_min < sigma_max and rho > 0, got "
+                "Karras levels need 0 < sigma_min < sigma_max < ∞ and rho > 0, got "
                 f"{self.sigma_min}, {self.sigma_max} and {self.rho}."
             )
 
