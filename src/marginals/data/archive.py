@@ -49,18 +49,14 @@ def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
         )
     labels = [arrays[k] for k in ("labels", "test_labels") if k in arrays]
     classes = _classes(arrays.get("classes"), labels)
-    about = {
-        "classes": classes,
-        "note": str(arrays.get("note", "")),
-        "flip": bool(arrays.get("flip", False)),
-    }
+    note, flip = str(arrays.get("note", "")), bool(arrays.get("flip", False))
 
     def part(prefix: str, title: str) -> Pictures:
         images = _channels_first(arrays[f"{prefix}images"], title)
         given = arrays.get(f"{prefix}labels")
         indices = None if given is None else _indices(given, classes, "classes" in arrays, title)
-        kept = about if indices is not None else about | {"classes": ()}
-        return Pictures(images, indices, name=title, **kept)
+        kept = () if indices is None else classes
+        return Pictures(images, indices, kept, title, note, flip)
 
     train = part("", name)
     if "test_images" not in arrays:

@@ -42,5 +42,5 @@ BUILTIN = {"fashion": fashion, "digits": digits}
 
 
 def _read(name: str) -> tuple[Pictures, Pictures | None]:
-    packed = files(__package__).joinpath("files", f"{name}.npz.xz").read_bytes()
+    packed = files("marginals.data").joinpath("files", f"{name}.npz.xz").read_bytes()
     return read_npz(io.BytesIO(lzma.decompress(packed)), name)

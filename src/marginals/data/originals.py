@@ -1,4 +1,4 @@
-"""Readers for the formats in which public data sets are published; none of them runs code.
+"""Readers for the formats in which data sets are published; none of them runs code.
 
 IDX (the MNIST format): two zero bytes, a type byte (8 = uint8), the number of dimensions d, then
 d big-endian 32-bit lengths, then the values.
@@ -6,7 +6,6 @@ d big-endian 32-bit lengths, then the values.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import struct
@@ -16,26 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-IDX_NAMES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-FASHION_CLASSES = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-DIGIT_CLASSES = tuple("0123456789")
 
 
 def tar_members(archive: bytes) -> dict[str, bytes]:
@@ -82,14 +61,3 @@ def sklearn_digits(wheel: Path) -> bytes:
     """The gzipped CSV of the 8x8 digits inside a scikit-learn wheel (a zip; nothing is run)."""
     with zipfile.ZipFile(wheel) as archive:
         return archive.read("sklearn/datasets/data/digits.csv.gz")
-
-
-def digits_arrays(csv_gz: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(images (1797, 8, 8), labels (1797,)) from rows of 64 values 0..16 and a label.
-
-    The 17 levels become v * 255 / 16 rounded half up, (510 v + 16) // 32: 0 -> 0, 16 -> 255.
-    """
-    rows = csv.reader(io.StringIO(gunzip(csv_gz).decode("ascii")))
-    table = np.array([[int(float(v)) for v in row] for row in rows])
-    levels = (510 * table[:, :64] + 16) // 32
-    return levels.astype(np.uint8).reshape(-1, 8, 8), table[:, 64].astype(np.int64)
