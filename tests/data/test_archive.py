@@ -144,8 +144,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         save_npz(path, Pictures(torch.from_numpy(pixels(5, 1, 4, 4))))
     assert torch.equal(load_npz(path)[0].images, old.images)
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
-
-
-def test_unknown_names_list_what_exists() -> None:
-    with pytest.raises(MarginalsError, match=r"Did you mean fashion\?.*digits"):
-        load("fashon")
