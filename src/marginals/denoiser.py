@@ -5,6 +5,7 @@ mean of an oracle, a guided mixture of two denoisers, or a :class:`Net`, the onl
 neural network meets a formulation.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,17 +50,19 @@ class Estimate:
     def read(self, prediction: Prediction) -> Tensor:
         """The same estimate as any other prediction (the 2×2 solve of :mod:`.predict`).
 
-        Raises MarginalsError where the output does not determine it (det = 0).
+        Raises MarginalsError where the output does not determine it (det = 0) or where either is
+        infinite (the score at zero noise).
         """
         if prediction == self.prediction:
             return self.out
         a, b = self.prediction.row(self.lam)
         a2, b2 = prediction.row(self.lam)
         _, alpha, sigma = self.level
-        det = alpha * b - sigma * a
-        _refuse_singular(det, self.prediction)
+        det, det2 = alpha * b - sigma * a, alpha * b2 - sigma * a2
+        _require(self.prediction, det, nonzero=True)
+        _require(prediction, det2, nonzero=False)
         from_x = expand((a2 * b - b2 * a) / det, self.x)
-        from_out = expand((alpha * b2 - sigma * a2) / det, self.x)
+        from_out = expand(det2 / det, self.x)
         return from_x * self.x + from_out * self.out
 
     @property
@@ -87,13 +90,21 @@ class Estimate:
         return self.read(VelocityPrediction(schedule, self.scaling))
 
 
-def _refuse_singular(det: Real, prediction: Prediction) -> None:
-    on_device = isinstance(det, Tensor) and det.device.type != "cpu"
-    if not on_device and bool(torch.as_tensor(det == 0).any()):
+def _require(prediction: Prediction, det: Real, *, nonzero: bool) -> None:
+    """Refuse a prediction that is infinite (or, to be read from, says nothing new: det = 0).
+
+    Tensors on a GPU are not looked at, because looking would wait for the device.
+    """
+    if isinstance(det, Tensor):
+        fine = det.isfinite() & (det != 0) if nonzero else det.isfinite()
+        fine = det.device.type != "cpu" or bool(fine.all())
+    else:
+        fine = math.isfinite(det) and not (nonzero and det == 0)
+    if not fine:
         raise MarginalsError(
-            f"{type(prediction).__name__} cannot be converted at this noise level: it only repeats "
-            "what the noisy picture already says (ε at zero signal, x0 at zero noise); use "
-            "v-prediction, or a schedule that stops short of that level."
+            f"{type(prediction).__name__} cannot be converted at this noise level: it is infinite, "
+            "or only repeats what the noisy picture already says (ε at zero signal, x0 at zero "
+            "noise); use v-prediction, or a schedule that stops short of that level."
         )
 
 
@@ -158,6 +169,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor, lam: Real, cond: Tensor | None = None) -> Estimate:
         factor = units(lam, self.scaling, self.input_scaling)
         inner = x if isinstance(factor, float) and factor == 1.0 else x * expand(factor, x)
-        t = torch.as_tensor(self.label.t(lam), dtype=x.dtype, device=x.device).expand(len(x))
+        t = self.label.t(lam)
+        t = t.to(x.dtype).expand(len(x)) if isinstance(t, Tensor) else x.new_full((len(x),), t)
+        t = t.clamp(0.0, 1.0)  # a level beyond the label's range is told as its end
         out = self.backbone(inner, t) if cond is None else self.backbone(inner, t, cond)
         return Estimate(x, lam, self.scaling, out, self.prediction)

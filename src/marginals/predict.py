@@ -19,6 +19,7 @@ That is an error with a remedy, never a division by a small number.
 x0 and ε do not depend on the units of x, so a row is a function of λ alone.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
@@ -57,7 +58,10 @@ class ScorePrediction(Prediction):
     scaling: Scaling = VP
 
     def row(self, lam: Real) -> tuple[Real, Real]:
-        return 0.0, -1.0 / self.scaling(lam).sigma
+        sigma = self.scaling(lam).sigma
+        if isinstance(sigma, float) and sigma == 0.0:
+            return 0.0, -math.inf  # as a tensor would say; converting it is refused
+        return 0.0, -1.0 / sigma
 
 
 @dataclass(frozen=True)
