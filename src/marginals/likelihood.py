@@ -26,6 +26,7 @@ from .gaussian import Prior, discretised_reconstruction, gaussian_reconstruction
 from .ode import Tick, exact_trace, hutchinson, solve
 from .pixels import bits_per_dim, to_float
 from .scaling import VP, units
+from .schedule import Logit, Truncated
 from .solvers.grids import grid, uniform_lam
 
 
@@ -211,7 +212,8 @@ def ode_log_prob(
             "A density needs real numbers: spread whole-number pixels over their bins first with "
             "marginals.pixels.dequantise."
         )
-    lams = grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)[::-1]
+    # equal steps in flow time: the denoiser changes fastest around λ = 0, and slowly at both ends
+    lams = grid(Truncated(Logit(), ends.lam_max, ends.lam_min), steps, final=False)[::-1]
     signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2.0 - 1.0
     divergence = exact_trace if exact else hutchinson(signs)
     start = x * VP(ends.lam_max).alpha
