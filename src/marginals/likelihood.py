@@ -90,9 +90,9 @@ def _noise_error(
 ) -> Tensor:
     """An unbiased estimate of E‖ε − ε̂(α·x0 + σ·ε)‖² from one draw of ε, (B,) in float64.
 
-    The draw's own ‖ε‖² is most of the estimate's noise at clean levels, and its mean D is known. For
-    Gaussian data of the prior's variance s² it enters with the weight c = sigmoid(λ + 2·log s)²,
-    so c·(‖ε‖² − D) is taken off: the mean stays, the variance falls (a control variate).
+    The draw's own ‖ε‖² is most of the estimate's noise at clean levels, and its mean D is known.
+    For Gaussian data of the prior's variance s² it enters with the weight c = sigmoid(λ + 2·log
+    s)², so c·(‖ε‖² − D) is taken off: the mean stays, the variance falls (a control variate).
     """
     _, alpha, sigma = (expand(value, x0) for value in denoiser.scaling(lam))
     error = sum_dims((denoiser(alpha * x0 + sigma * eps, lam, cond).eps - eps).square())
