@@ -58,18 +58,20 @@ class Mixture:
         weights = torch.ones(count, device=means.device) if weights is None else weights
         self.log_weights = (weights.double() / weights.double().sum()).log()
         self.labels = labels
-        if self.means.isnan().any() or (self.std < 0).any() or self.log_weights.isnan().any():
-            raise MarginalsError("A mixture needs finite means, std >= 0 and weights >= 0.")
+        finite = bool(self.means.isfinite().all()) and bool(self.std.isfinite().all())
+        if not finite or (self.std < 0).any() or self.log_weights.isnan().any():
+            raise MarginalsError("A mixture needs finite means, finite std >= 0 and weights >= 0.")
 
     def _square_distances(self, x: Tensor, alpha: Real) -> Tensor:
         """‖x_b − α_b·m_k‖² as (B, K), without the cancellation of expanding the square."""
+        each = isinstance(alpha, Tensor) and alpha.ndim > 0
         rows = max(1, _CHUNK // self.means.numel())
-        if len(x) > rows:
-            alphas = alpha if isinstance(alpha, Tensor) else torch.full((len(x), 1), alpha)
-            pairs = zip(x.split(rows), alphas.to(x).split(rows), strict=True)
-            return torch.cat([self._square_distances(xs, a) for xs, a in pairs])
-        shift = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.ndim else alpha
-        return (x.unsqueeze(1) - shift * self.means).square().sum(-1)
+        parts = []
+        for first in range(0, len(x), rows):
+            part = slice(first, first + rows)
+            shift = alpha[part].unsqueeze(-1) if each else alpha
+            parts.append((x[part].unsqueeze(1) - shift * self.means).square().sum(-1))
+        return torch.cat(parts) if parts else x.new_empty(0, len(self.means))
 
     def _joint(self, x: Tensor, lam: Real, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         """log(w_k·N(x; α·m_k, V_k)) as (B, K), and V_k; w_k renormalised within the class."""
@@ -80,6 +82,8 @@ class Mixture:
             if self.labels is None:
                 raise MarginalsError("This mixture has no class labels, so it cannot take cond.")
             other = (cond.unsqueeze(1) >= 0) & (self.labels != cond.unsqueeze(1))
+            if bool(other.all(-1).any()):
+                raise MarginalsError("This mixture has no component with one of the labels asked.")
             log_w = log_w.masked_fill(other, -math.inf).log_softmax(-1)
         if bool((var == 0).any()):
             raise MarginalsError(
@@ -157,9 +161,10 @@ class Gaussian:
     def __init__(self, mean: Tensor, cov: Tensor, scaling: Scaling = VP) -> None:
         self.scaling = scaling
         self.mean = mean.double()
-        self.variances, self.basis = torch.linalg.eigh(cov.double())
-        if (self.variances < 0).any():
+        variances, self.basis = torch.linalg.eigh(cov.double())
+        if (variances < -1e-6 * variances.abs().max()).any():
             raise MarginalsError("The covariance of a Gaussian must not have negative eigenvalues.")
+        self.variances = variances.clamp(min=0.0)  # what is below zero now is rounding
 
     def _to_basis(self, x: Tensor, lam: Real) -> tuple[Tensor, Tensor]:
         """Centred x in the eigenbasis (B, D), and V (B or 1, D)."""

@@ -25,8 +25,9 @@ def _reverse(i: int, t: Level[float], s: Level[float], eta: float) -> Row:
 
     σ_q² = σ_s²(1 − e) is the posterior variance of q(x_s | x_t, x0) (Luo Eq. 85).
     """
+    snr_ratio = math.exp(t.lam - s.lam)
     noise = eta * s.sigma * math.sqrt(-math.expm1(t.lam - s.lam))
-    keep = math.sqrt(max(s.sigma**2 - noise**2, 0.0)) / t.sigma
+    keep = s.sigma * math.sqrt((1.0 - eta**2) + eta**2 * snr_ratio) / t.sigma
     return Row(s, {i: keep}, {i: s.alpha - keep * t.alpha}, noise)
 
 

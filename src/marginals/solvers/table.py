@@ -15,6 +15,7 @@ then x_i = α_i·c + noise. :func:`signal_error` measures that.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,6 +59,11 @@ class Solver:
             raise MarginalsError(
                 "A solver needs at least two noise levels in strictly rising order of λ "
                 "(from noise to data): ask for at least 1 step."
+            )
+        if not all(math.isfinite(level.sigma) for level in levels):
+            raise MarginalsError(
+                "Pure noise at λ = −∞ has no finite size in VE units: start from a finite λ, or "
+                "use another scaling."
             )
         return self.rule(levels)
 
