@@ -43,19 +43,19 @@ def test_every_weight_gets_a_gradient_and_the_class_matters() -> None:
 
 
 def test_it_fits_a_function_of_place_and_time() -> None:
-    """v(x, t) = rotation of x by 2 t: squared error under a hundredth of the variance."""
+    """v(x, t) = rotation of x by 2 t: squared error under a fiftieth of the variance."""
     torch.manual_seed(0)
-    net = MLP(2, width=64, depth=2)
+    net = MLP(2, width=32, depth=2)
     opt = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(300):
-        x, t = torch.randn(256, 2), torch.rand(256)
+    for _ in range(250):
+        x, t = torch.randn(128, 2), torch.rand(128)
         c, s = (2 * t).cos(), (2 * t).sin()
         target = torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)
         loss = (net(x, t) - target).square().mean()
         opt.zero_grad()
         loss.backward()
         opt.step()
-    assert loss < 0.01
+    assert loss < 0.02
 
 
 def test_config_rebuilds_the_network() -> None:

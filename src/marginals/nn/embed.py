@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import MarginalsError
 
@@ -48,13 +49,13 @@ class Conditioning(nn.Module):
         if num_classes < 0:
             raise MarginalsError(f"num_classes must be 0 or more, not {num_classes}.")
         self.width, self.num_classes = width, num_classes
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.time1, self.time2 = nn.Linear(width, width), nn.Linear(width, width)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """(B,) times and (B,) labels to (B, width), after the last SiLU."""
         features = fourier_features(t, self.width)
-        out = self.time(features.to(self.time[0].weight.dtype))
+        out = self.time2(F.silu(self.time1(features.to(self.time1.weight.dtype))))
         if cond is not None:
             check_labels(cond, self.num_classes)
         if self.label is not None:
@@ -62,7 +63,7 @@ class Conditioning(nn.Module):
             if cond is None:
                 cond = torch.full(t.shape, null, dtype=torch.long, device=t.device)
             out = out + self.label(torch.where(cond < 0, null, cond))
-        return nn.functional.silu(out)
+        return F.silu(out)
 
 
 def check_labels(cond: Tensor, num_classes: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import MarginalsError
 from .embed import Conditioning, check_times
@@ -25,7 +25,7 @@ class _Layer(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return x + self.down(nn.functional.silu(self.up(self.norm(x)) + self.told(emb)))
+        return x + self.down(F.silu(self.up(self.norm(x)) + self.told(emb)))
 
 
 class MLP(nn.Module):
@@ -72,4 +72,4 @@ class MLP(nn.Module):
         h = self.enter(x.flatten(1))
         for layer in self.layers:
             h = layer(h, emb)
-        return self.leave(torch.nn.functional.silu(self.norm(h))).reshape(x.shape)
+        return self.leave(F.silu(self.norm(h))).reshape(x.shape)

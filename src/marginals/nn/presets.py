@@ -6,7 +6,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [-1], "patch": 1},
-    "demo": {"width": 64, "mults": [1, 2], "blocks": 1, "attention": [-1], "patch": 2},
+    "demo": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [-1], "patch": 2},
     "small": {"width": 64, "mults": [1, 2, 2], "blocks": 2, "attention": [-1], "patch": 1},
     "base": {"width": 128, "mults": [1, 2], "blocks": 2, "attention": [-1], "patch": 2},
 }
