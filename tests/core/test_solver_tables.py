@@ -1,6 +1,7 @@
 """Solver tables against the papers' own formulas, coefficient by coefficient."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_grids_have_steps_plus_one_levels_and_exact_ends(make, steps):
     inner = grid(make(-6.0, 8.0), steps, final=False)
     assert len(inner) == steps + 1
     assert (inner[0], inner[-1]) == pytest.approx((-6.0, 8.0), abs=1e-11)
-    assert all(a < b for a, b in zip(inner, inner[1:], strict=False))
+    assert all(a < b for a, b in pairwise(inner))
     if steps > 1:
         assert lams[-2] == pytest.approx(8.0, abs=1e-11)
 
