@@ -159,27 +159,63 @@ def test_eval_prints_one_json_object(run: Path, said):
     few = ("--pictures", 4, "--levels", 4, "--ode-steps", 2, "--samples", 0)
     code, out, _ = said("eval", run, *few, "--json")
     report = json.loads(out)
-    assert code == 0
-    rows = {row["route"]: row for row in report["likelihood"]["routes"]}
-    assert list(rows) == ["discrete ELBO", "continuous ELBO", "exact ODE"]
-    assert [row["evaluations"] for row in rows.values()] == [4, 4, 8]
-    assert [row["kind"] for row in rows.values()] == ["bound", "bound", "exact"]
-    for row in rows.values():
+    rows = report["likelihood"]["routes"]
+    assert code == 0 and report["data"] == "digits" and report["likelihood"]["pictures"] == 4
+    costs = [("bound", 4), ("bound", 8), ("bound", 4), ("exact", 8), ("bound", 4)]
+    assert [(row["kind"], row["evaluations"]) for row in rows] == costs
+    for row in rows:
         assert sum(row["terms"].values()) == pytest.approx(row["bits_per_dim"], rel=1e-6)
+        assert row["stderr"] > 0
     code, out, _ = said("eval", run, *few)
-    assert code == 0 and "bits/dim" in out and f"{rows['exact ODE']['bits_per_dim']:.3f}" in out
+    assert code == 0 and all(f"{row['bits_per_dim']:.3f}" in out for row in rows)
 
 
-def test_eval_measures_samples(run: Path, said):
-    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 12, "--steps", 2)
-    code, out, _ = said("eval", run, *few, "--json")
+def test_a_route_over_batches_is_the_route_over_all_pictures():
+    """Means and terms are over pictures, not over batches of different sizes."""
+    import torch
+
+    from marginals.commands.evaluate import _row
+    from marginals.demo.likelihoods import Route
+    from marginals.likelihood import Bound
+
+    def route(part: slice) -> Route:
+        cut = {name: nats[part] for name, nats in terms.items()}
+        bound = Bound(sum(cut.values()), "bound", True, 10, 4, cut)  # pyright: ignore
+        return Route("key", "title", bound, "")
+
+    terms = {
+        "prior": torch.arange(5.0).double(),
+        "denoising": torch.tensor([9.0, 1, 4, 1, 5]).double(),
+    }
+    whole, parts = _row([route(slice(5))]), _row([route(slice(3)), route(slice(3, 5))])
+    assert parts["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-9)
+    assert parts["stderr"] == pytest.approx(whole["stderr"], rel=1e-9)
+    assert parts["terms"] == pytest.approx(whole["terms"], rel=1e-9)
+    assert sum(whole["terms"].values()) == pytest.approx(whole["bits_per_dim"], rel=1e-9)
+
+
+def test_eval_measures_samples(run: Path, said, monkeypatch):
+    from marginals.metrics import classifier
+
+    def quick(*args: object, images: int) -> classifier.Classifier:
+        return train(*args, images=1500, progress=False)
+
+    train = classifier.train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", quick)
+    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 20, "--steps", 2)
+    code, out, err = said("eval", run, *few, "--json")
+    assert code == 0, err
     samples = json.loads(out)["samples"]
-    assert code == 0
-    assert samples["count"] == 12 and samples["solver"] == "dpmpp_2m"
+    assert samples["count"] == 20 and samples["solver"] == "dpmpp_2m" and samples["steps"] == 2
     assert 0 <= samples["labels"]["agreement"] <= 1
     assert 0.5 < samples["labels"]["classifier_accuracy"] <= 1
-    assert samples["frechet"]["features"] and samples["frechet"]["distance"] > 0
-    assert samples["frechet"]["distance"] > samples["frechet"]["floor"]
+    assert samples["frechet"]["distance"] > samples["frechet"]["floor"] > 0
+    assert samples["frechet"]["features"] == "lite0" and samples["frechet"]["pictures"] == 20
+
+    monkeypatch.setattr(classifier, "train_classifier", pytest.fail)  # now it is only read
+    code, out, err = said("eval", run, *few)
+    assert code == 0 and "lite0 features" in out, err
+    assert f"{samples['labels']['agreement']:.1%}" in out
 
 
 def test_resume_continues_the_run(tmp_path, said):

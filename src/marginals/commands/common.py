@@ -12,7 +12,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from marginals.models import Model
+    from marginals.sampling import Progress
 
 Run = Positional[
     Annotated[Path, arg(metavar="RUN", help="A run folder, or a model (.safetensors).")]
@@ -90,6 +93,40 @@ def load(run: Path) -> "Model":
     from marginals.io.checkpoint import load_model
 
     return load_model(find_model(run), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def draw(
+    model: "Model",
+    count: int,
+    solver: str,
+    steps: int,
+    seed: int,
+    cond: "Tensor | None",
+    guidance: float,
+    batch: int = 64,
+) -> "Tensor":
+    """Pictures (count, C, H, W), with one progress bar over all steps of all batches."""
+    from tqdm import tqdm
+
+    from marginals.io import registry
+
+    with tqdm(desc=f"{solver}, {steps} steps", unit=" evaluations") as bar:
+
+        def show(progress: "Progress") -> None:
+            bar.total = progress.total * -(-count // batch)
+            bar.update()
+
+        result = model.sample(
+            count,
+            steps=steps,
+            solver=registry.solver(solver),
+            seed=seed,
+            cond=cond,
+            guidance=guidance,
+            batch=batch,
+            callback=show,
+        )
+    return result.x
 
 
 def class_index(label: str, classes: Sequence[str]) -> int:

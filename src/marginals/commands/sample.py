@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from tyro.conf import arg
 
-from marginals.commands.common import Command, Run, class_index, find_model, load
+from marginals.commands.common import Command, Run, class_index, draw, find_model, load
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from marginals.models import Model
-    from marginals.sampling import Progress
 
 
 class Sample(Command):
@@ -52,6 +49,8 @@ class Sample(Command):
     """Folder for the pictures; by default RUN/pictures/, named after the settings."""
 
     def run(self) -> int:
+        import torch
+
         from marginals.io.registry import scaling, solver
 
         solver(self.solver)  # a mistyped name should not wait for the model
@@ -59,8 +58,10 @@ class Sample(Command):
         model = load(path)
         classes = model.data.classes if model.data else ()
         labels = self._labels(classes)
-        pictures = self._draw(
-            model.convert(scaling(self.scaling)) if self.scaling else model, labels
+        twin = model.convert(scaling(self.scaling)) if self.scaling else model
+        cond = None if labels is None else torch.tensor(labels)
+        pictures = draw(
+            twin, self.count, self.solver, self.steps, self.seed, cond, self.guidance, self.batch
         )
         out = self.out or path.parent / "pictures" / self._name()
         captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
@@ -77,30 +78,6 @@ class Sample(Command):
         if self.guidance != 1.0 and not classes:
             raise MarginalsError("--guidance needs a model with classes, and this one has none")
         return [i % len(classes) for i in range(self.count)] if classes else None
-
-    def _draw(self, model: "Model", labels: list[int] | None) -> "Tensor":
-        """Pictures (count, C, H, W), with one progress bar over all steps of all batches."""
-        import torch
-        from tqdm import tqdm
-
-        from marginals.io.registry import solver
-
-        with tqdm(desc=f"{self.solver}, {self.steps} steps", unit=" evaluations") as bar:
-
-            def show(progress: "Progress") -> None:
-                bar.total = progress.total * -(-self.count // self.batch)
-                bar.update()
-
-            return model.sample(
-                self.count,
-                steps=self.steps,
-                solver=solver(self.solver),
-                seed=self.seed,
-                cond=None if labels is None else torch.tensor(labels),
-                guidance=self.guidance,
-                batch=self.batch,
-                callback=show,
-            ).x
 
     def _name(self) -> str:
         settings = [self.solver, str(self.steps), f"seed{self.seed}"]
