@@ -10,7 +10,6 @@ from torch import Tensor
 from marginals.data.builtin import digits
 from marginals.errors import MarginalsError
 from marginals.io.tensors import write_tensors
-from marginals.metrics import classifier as module
 from marginals.metrics.classifier import (
     Classifier,
     Share,
@@ -19,6 +18,7 @@ from marginals.metrics.classifier import (
     train_classifier,
 )
 from marginals.metrics.features import Extractor, extract
+from marginals.pixels import to_float
 
 NAMES = ("left", "right", "none")
 
@@ -82,16 +82,24 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_one(
 def test_accuracy_is_that_of_held_out_pictures(classifier: Classifier) -> None:
     x, y = bars(60, seed=1)
     with torch.no_grad():
-        hits = (classifier(module._floats(x)).argmax(1) == y).float().mean()
+        hits = (classifier(to_float(x)).argmax(1) == y).float().mean()
     assert classifier.accuracy.value == pytest.approx(hits.item())
     assert agreement(classifier, x, y) == classifier.accuracy
 
 
 def test_stored_and_float_pictures_are_judged_alike(classifier: Classifier) -> None:
     x, _ = bars(60, seed=2)
-    assert torch.equal(classifier.predict(x), classifier.predict(module._floats(x)))
+    assert torch.equal(classifier.predict(x), classifier.predict(to_float(x)))
     assert torch.equal(classifier.predict(x, batch=7), classifier.predict(x))
     assert classifier.predict(x[:0]).shape == (0,)
+
+
+def test_broken_samples_are_not_taken_for_a_class(classifier: Classifier) -> None:
+    x, y = bars(6)
+    broken = to_float(x)
+    broken[3, 0, 0, 0] = float("nan")
+    with pytest.raises(MarginalsError, match="NaN"):
+        agreement(classifier, broken, y)
 
 
 def test_pictures_without_a_label_are_left_out(classifier: Classifier) -> None:
@@ -134,7 +142,7 @@ def test_a_classifier_comes_back_from_its_file(classifier: Classifier, tmp_path:
     x, _ = bars(30, seed=3)
     assert again.classes == NAMES and again.accuracy == classifier.accuracy and not again.training
     with torch.no_grad():
-        assert torch.equal(again(module._floats(x)), classifier(module._floats(x)))
+        assert torch.equal(again(to_float(x)), classifier(to_float(x)))
 
 
 def test_an_unmeasured_classifier_can_be_saved(tmp_path: Path) -> None:

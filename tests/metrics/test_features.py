@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from marginals.data.builtin import fashion
 from marginals.errors import MarginalsError
-from marginals.metrics import lite0 as module
+from marginals.metrics import efficientnet as module
+from marginals.metrics.efficientnet import EfficientNetLite0, available
 from marginals.metrics.features import Extractor, extract, lite0, rgb
-from marginals.metrics.lite0 import EfficientNetLite0, available
+from marginals.metrics.frechet import frechet_distance, kernel_distance
 from marginals.pixels import to_float
 
 needs_weights = pytest.mark.skipif(not available(), reason="needs the extra 'metrics'")
@@ -119,3 +121,33 @@ def test_lite0_is_the_reference_network() -> None:
         expected = theirs.extract_features(x).mean((2, 3))
         ours = EfficientNetLite0.pretrained()(x)
     assert expected.std() > 0.1 and torch.allclose(ours, expected, atol=1e-4)
+
+
+@needs_weights
+def test_lite0_orders_damage_to_real_pictures() -> None:
+    """More noise is further from the training pictures, and so is more blur; see both distances."""
+    train, held_out = fashion()
+    u = held_out.images[64:128]
+    noise = torch.randn(u.shape, generator=torch.Generator().manual_seed(0))
+    sets = {
+        "train": train.images[:64],
+        "real": held_out.images[:64],
+        "some noise": (u + 12 * noise).clamp(0, 255).to(torch.uint8),
+        "more noise": (u + 40 * noise).clamp(0, 255).to(torch.uint8),
+        "some blur": blurred(u, 2),
+        "more blur": blurred(u, 4),
+    }
+    extractor = lite0()
+    features = {name: extract(extractor, pictures) for name, pictures in sets.items()}
+    reference = features.pop("train")
+    fd = {name: frechet_distance(f, reference) for name, f in features.items()}
+    mmd = {name: kernel_distance(f, reference).value for name, f in features.items()}
+    for score in (fd, mmd):
+        assert score["real"] < score["some noise"] < score["more noise"]
+        assert score["real"] < score["some blur"] < score["more blur"]
+
+
+def blurred(u: Tensor, factor: int) -> Tensor:
+    """Means of factor x factor squares, enlarged again."""
+    small = nn.functional.avg_pool2d(u.float(), factor)
+    return nn.functional.interpolate(small, scale_factor=factor, mode="nearest").to(torch.uint8)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from marginals.data.augment import Augment
 from marginals.errors import MarginalsError
 from marginals.io.tensors import read_contents, read_tensors, write_tensors
-from marginals.pixels import to_float
+from marginals.pixels import to_float, to_uint8
 
 __all__ = ["ClassRow", "Classifier", "Share", "agreement", "class_table", "train_classifier"]
 
@@ -103,10 +103,14 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, pictures: Tensor, *, batch: int = 256) -> Tensor:
-        """Class indices (N,) of pictures, uint8 or float in [-1, 1], in evaluation mode."""
+        """Class indices (N,) of pictures, uint8 or float in [-1, 1], in evaluation mode.
+
+        Float pictures are rounded to 8 bits first, as in a file; NaN is refused.
+        """
         mode, device = self.training, self.head.weight.device
         self.eval()
-        parts = [self(_floats(p).to(device)).argmax(1).cpu() for p in pictures.split(batch)]
+        chunks = (to_float(_stored(chunk)) for chunk in pictures.split(batch))
+        parts = [self(chunk.to(device)).argmax(1).cpu() for chunk in chunks]
         self.train(mode)
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
@@ -169,8 +173,9 @@ def train_classifier(
         torch.manual_seed(seed)
         classifier = Classifier(shape, classes)
     if _inner_size(*shape[1:]) != tuple(shape[1:]):  # average down once, not in every round
-        pictures = torch.cat([_reduced(_floats(p)) for p in pictures.split(256)])
-    _fit(classifier, pictures, labels, images, seed, progress)
+        chunks = (to_float(_stored(chunk)) for chunk in pictures.split(256))
+        pictures = torch.cat([to_uint8(_reduced(chunk)) for chunk in chunks])
+    _fit(classifier, _stored(pictures), labels, images, seed, progress)
     classifier.eval()
     classifier.accuracy = agreement(classifier, held_out, held_out_labels)
     return classifier
@@ -221,7 +226,7 @@ def _fit(
         for _ in range(rounds):
             order = torch.randperm(len(pictures), generator=generator)
             for chosen in order[: steps * batch].split(batch):
-                x = _floats(shift(pictures[chosen], generator))
+                x = to_float(shift(pictures[chosen], generator))
                 logits = net.head(net.trunk(x))
                 loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
                 optimizer.zero_grad(set_to_none=True)
@@ -262,5 +267,5 @@ def _labelled(pictures: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, T
     return pictures[known], labels[known].cpu().long()
 
 
-def _floats(pictures: Tensor) -> Tensor:
-    return to_float(pictures) if pictures.dtype == torch.uint8 else pictures.float()
+def _stored(pictures: Tensor) -> Tensor:
+    return pictures if pictures.dtype == torch.uint8 else to_uint8(pictures)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from marginals.errors import MarginalsError
-from marginals.metrics.lite0 import EfficientNetLite0
+from marginals.metrics.efficientnet import EfficientNetLite0
 from marginals.pixels import to_float, to_uint8
 
 __all__ = ["Extractor", "extract", "lite0", "rgb"]
