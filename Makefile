@@ -1,6 +1,6 @@
 # make demo    install into .venv and run the demo (about four minutes on two CPU cores)
 # make test    install the test tools too, then lint, format check, types and the whole test suite
-# make bench   print the speed ratios
+# make bench   print the speed ratios, and kill and resume a training run twenty times
 # make clean   remove .venv and every cache
 #
 # Needs only python3 (3.11 or newer) and make. Another Python: make demo PYTHON=python3.12
@@ -21,7 +21,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/marginals demo $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -29,7 +29,7 @@ lint: $(VENV)/dev.stamp
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python bench/run.py $(ARGS)
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import cleandoc
+from io import TextIOWrapper
 from typing import NamedTuple
 
 from marginals.errors import MarginalsError
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("MARGINALS_DEBUG", "0") not in ("", "0")
     for stream in (sys.stdout, sys.stderr):  # a terminal without λ shows "?" instead of failing
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return _dispatch(words)

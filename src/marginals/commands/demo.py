@@ -1,14 +1,13 @@
 """`marginals demo`: train one model on real pictures and show every view of it."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff
 
-from marginals.commands.common import Command
+from marginals.demo.config import DemoConfig
 
 
-class Demo(Command):
+class Demo(DemoConfig):
     """Train one small model on real pictures, then show every view of that one checkpoint.
 
     Samples by every solver from the same noise, the likelihood of held-out pictures by three
@@ -18,16 +17,18 @@ class Demo(Command):
     Examples:
       marginals demo
       marginals demo --data digits
-      marginals demo --data path/to/pictures --out runs/my-demo
+      marginals demo --data path/to/pictures --minutes 10 --out runs/my-demo
     """
 
-    data: Annotated[str, arg(metavar="NAME|PATH")] = "fashion"
-    """fashion (28x28 clothes), digits (8x8, faster), or a folder of your own pictures."""
-    out: Annotated[Path, arg(metavar="DIR")] = Path("demo-run")
-    """Folder for the report, the pictures and the model; an earlier demo there is replaced."""
+    debug: FlagCreatePairsOff[bool] = False
+    """Show a traceback when something goes wrong (also: MARGINALS_DEBUG=1)."""
+
+    @classmethod
+    def defaults(cls, argv: list[str]) -> Any:
+        return None
 
     def run(self) -> int:
-        from marginals.demo.run import demo
+        from marginals.demo import demo
 
-        demo(self.data, self.out)
+        demo(DemoConfig(**self.model_dump(include=set(DemoConfig.model_fields))))
         return 0
