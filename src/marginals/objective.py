@@ -162,7 +162,7 @@ def spread_uniform(count: int, generator: torch.Generator | None = None) -> Tens
     """
     first = torch.rand(1, generator=generator, dtype=torch.float64)
     u = (first + torch.arange(count, dtype=torch.float64) / max(count, 1)) % 1.0
-    return u.clamp(min=torch.finfo(torch.float64).tiny)  # λ is infinite at exactly t = 0
+    return u.clamp(min=2.0**-53)  # exactly 0 would be an infinite level
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,7 @@ class Objective:
         _, alpha, sigma = (expand(value, x0) for value in denoiser.scaling(lam))
         est = denoiser(alpha * x0 + sigma * eps, lam, cond)
         a, b = (expand(value, x0) for value in est.prediction.row(lam))
-        error = (est.out - (a * x0 + b * eps)).float().square().flatten(1).mean(1)
+        error = est.out - (a * x0 + b * eps)
+        error = error.to(torch.promote_types(error.dtype, torch.float32))  # half precision grows
+        error = error.square().flatten(1).mean(1)
         return self.weight(est.prediction, lam).to(error) * error
