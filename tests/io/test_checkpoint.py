@@ -25,7 +25,7 @@ from marginals.objective import Sigmoid
 from marginals.scaling import FLOW, VE, VP, UnitVariance
 from marginals.schedule import Cosine, LinearBeta, Tabulated, Truncated
 
-FORMULATIONS = ("ddpm", "vdm", "edm", "flow", "score_vp", "score_ve", "score_sub_vp")
+FORMULATIONS = ("ddpm", "vdm", "v", "edm", "flow", "score_vp", "score_ve", "score_sub_vp")
 STATS = DataStats((1, 4, 4), 0.1, 0.45, ("cat", "dog"), "pets")
 
 

@@ -62,6 +62,7 @@ def factory(formulation: str) -> "Callable[..., Model]":
     table = {
         "ddpm": formulations.ddpm,
         "vdm": formulations.vdm,
+        "v": formulations.v_diffusion,
         "edm": formulations.edm,
         "flow": formulations.rectified_flow,
         "score_vp": partial(formulations.score_sde, kind="vp"),

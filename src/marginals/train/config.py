@@ -20,7 +20,7 @@ from marginals.io.atomic import write_text
 
 __all__ = ["PRESETS", "Formulation", "TrainConfig"]
 
-Formulation = Literal["ddpm", "vdm", "edm", "flow", "score_vp", "score_ve", "score_sub_vp"]
+Formulation = Literal["ddpm", "vdm", "v", "edm", "flow", "score_vp", "score_ve", "score_sub_vp"]
 
 # Settings that may change when a run continues: they do not reach into the arithmetic of a step.
 # `images` is one of them, so that a finished run can be trained for longer.
