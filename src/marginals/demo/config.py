@@ -11,7 +11,7 @@ __all__ = ["DemoConfig"]
 
 
 class DemoConfig(BaseModel):
-    """Settings of the demo. Raises MarginalsError, in one sentence, for values that make no sense."""
+    """Settings of the demo. Raises MarginalsError, in one sentence, for impossible values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

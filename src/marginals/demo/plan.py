@@ -1,0 +1,74 @@
+"""How much of everything the demo does, so that it takes at most four minutes on two CPU cores."""
+
+from dataclasses import dataclass
+
+from marginals.data.pictures import PictureSource
+from marginals.demo.config import DemoConfig
+from marginals.train.config import TrainConfig
+
+__all__ = ["Plan", "plan_for", "training_config"]
+
+_OWN_SIZE = 32
+"""Side to which a person's own pictures are scaled, so that training takes minutes, not hours."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and counts of one demo."""
+
+    network: str
+    images: int
+    """Pictures to train on by default; fewer where the machine is too slow for `minutes`."""
+    minutes: float
+    """The longest the training may take where neither images nor minutes were asked for."""
+    batch: int = 32
+    lr: float = 2e-3
+    columns: int = 10
+    """Columns of the contact sheets; one class each where there are classes."""
+    rows: int = 3
+    judged: int = 300
+    """Samples of the fastest views that the classifier looks at."""
+    judged_slow: int = 100
+    """The same for the views of many evaluations."""
+    measured: int = 64
+    """Held-out pictures whose likelihood is measured."""
+    levels: int = 64
+    """T of the shorter discrete-time bound, and levels of the continuous-time one."""
+    ode_steps: int = 24
+    """Runge-Kutta steps of the exact likelihood, four evaluations each."""
+    classifier_images: int = 60_000
+
+
+_FASHION = Plan("demo", images=40_000, minutes=1.7)
+_DIGITS = Plan("tiny", images=60_000, minutes=0.5, classifier_images=20_000)
+_OWN = Plan("demo", images=40_000, minutes=1.7)
+
+
+def plan_for(source: PictureSource) -> Plan:
+    """What suits these pictures: tiny ones need neither a large network nor much time."""
+    if source.shape[-1] <= 8:
+        return _DIGITS
+    return _FASHION if source.name == "fashion" else _OWN
+
+
+def picture_size(config: DemoConfig) -> int | None:
+    """The side to scale to: small for a person's own pictures, None (as they are) for ours."""
+    return None if config.data in ("fashion", "digits") else _OWN_SIZE
+
+
+def training_config(config: DemoConfig, plan: Plan, images: int) -> TrainConfig:
+    """The run that `marginals train --resume` can go on with."""
+    return TrainConfig(
+        data=config.data,
+        size=picture_size(config),
+        formulation="v",
+        network=plan.network,
+        images=images,
+        batch=plan.batch,
+        lr=plan.lr,
+        warmup=2_000,
+        decay=0.6,
+        seed=config.seed,
+        threads=config.threads,
+        out=str(config.folder / "run"),
+    )
