@@ -200,6 +200,17 @@ def test_reduced_jpeg_decoding_agrees_with_full_decoding(monkeypatch) -> None:
     assert (reduced - full).abs().max() <= 2
 
 
+@pytest.mark.parametrize("size", [8, 30, 64, 100, 256, 400])
+def test_a_reduced_jpeg_stays_at_least_twice_as_large_as_needed(monkeypatch, size) -> None:
+    data = encoded(Image.new("RGB", (800, 512)), "jpeg")
+    sides = []
+    fit = decoding.fit_square
+    monkeypatch.setattr(decoding, "fit_square", lambda im, n: sides.append(im.height) or fit(im, n))
+    read(data, size)
+    assert sides[0] >= min(512, 2 * size)
+    assert sides[0] < 512 or 4 * size > 512  # and it is reduced where there is room
+
+
 def whole_png() -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     return encoded(Image.fromarray(noise))

@@ -15,10 +15,18 @@ from marginals.data.decode import Header
 from marginals.data.folder import default_size, load_folder, parallel
 from marginals.data.pictures import Pictures, PictureSource, split
 from marginals.data.report import preview
-from marginals.data.stream import StreamingFolder
+from marginals.data.stream import Reader, StreamingFolder
 from marginals.errors import MarginalsError
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> Path:
+    """What is remembered about streamed folders stays inside the test."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MARGINALS_CACHE", str(cache))
+    return cache
 
 
 def picture(path: Path, width: int = 12, height: int = 12, mode: str = "RGB") -> None:
@@ -292,3 +300,30 @@ def test_preview(tmp_path) -> None:
     assert sheet.width > 4 * 16 and sheet.height > 3 * 16
     plain = Pictures(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert preview(plain).size[0] > 24
+
+
+def test_a_streamed_folder_is_checked_once_until_it_changes(
+    tmp_path, own_cache, monkeypatch
+) -> None:
+    expected = damage(pets(tmp_path))
+    first = load_folder(tmp_path, budget=0, colours="rgb")[0].report
+    assert first is not None and {bad.name for bad in first.bad} == expected
+    decoded = []
+    whole = Reader.read
+    monkeypatch.setattr(
+        Reader, "read", lambda self, name: decoded.append(name) or whole(self, name)
+    )
+    assert load_folder(tmp_path, budget=0, colours="rgb")[0].report == first
+    assert not decoded
+    (tmp_path / "cat" / "5.png").write_bytes((tmp_path / "cat" / "5.png").read_bytes()[:300])
+    again = load_folder(tmp_path, budget=0, colours="rgb")[0].report
+    assert again is not None and {bad.name for bad in again.bad} == expected | {"cat/5.png"}
+    for path in (own_cache / "folders").iterdir():
+        path.write_text("{damaged")
+    assert load_folder(tmp_path, budget=0, colours="rgb")[0].report == again
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, own_cache, monkeypatch) -> None:
+    (own_cache / "file").write_text("in the way")
+    monkeypatch.setenv("MARGINALS_CACHE", str(own_cache / "file"))
+    assert len(load_folder(pets(tmp_path), budget=0)[0]) == 18

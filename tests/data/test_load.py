@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from marginals.data import Pictures, PictureSource, load
+from marginals.data.load import names
 from marginals.data.stream import StreamingFolder
 from marginals.errors import MarginalsError
 
@@ -15,7 +16,8 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARGINALS_CACHE", str(tmp_path / "cache"))
     for name in ("a", "b"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(20):
@@ -71,6 +73,10 @@ def test_a_tilde_is_the_home_folder(folder, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
     assert len(load("~/pictures")[0]) == 36
+
+
+def test_names_list_what_load_knows() -> None:
+    assert list(names()) == ["fashion", "digits", "cifar10", "mnist", "fashion-mnist"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marginals.data.pictures import Pictures, PictureSource, class_counts, split_indices
@@ -55,6 +55,7 @@ def test_refusals(images, labels, classes, says) -> None:
         Pictures(images, labels, classes)
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     share=st.floats(0.01, 0.99),

@@ -6,6 +6,7 @@ they can be decoded. What cannot be read is skipped and listed in the report.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import MarginalsError
-from .decode import CHANNELS, Header, Mode, Unreadable, attempt, is_gray, quiet, read_header
+from .decode import Header, Mode, Unreadable, attempt, is_gray, quiet, read_header
 from .pictures import Pictures, PictureSource
+from .remember import note, note_path, recall
 from .report import BadFile, FolderReport
 from .scan import Listing, printable, scan
 from .stream import Reader, StreamingFolder
@@ -63,19 +65,22 @@ def load_folder(
         side = size or default_size(list(headers.values()))
         mode = _mode(colours, listing, headers, side, progress)
         reader = Reader(listing.store, side, mode)
-        streamed = len(good) * CHANNELS[mode] * side * side > budget
-        images = _decode_all(reader, listing, good, bad, keep=not streamed, progress=progress)
+        streamed = len(good) * math.prod(reader.shape) > budget
+        images = None
+        if streamed:
+            _verify(reader, listing, good, bad, progress)
+        else:
+            images = _decode_all(reader, listing, good, bad, progress)
     good = [i for i in good if i not in bad]
     _enough(listing, good, bad)
-    report = _report(listing, headers, good, bad, side, mode, streamed)
+    report = _report(listing, headers, good, bad, reader, streamed)
     labels, classes = _labels(listing, good)
     about: dict[str, Any] = {"classes": classes, "name": listing.store.path.name, "report": report}
     source: PictureSource
     if images is None:
-        names = tuple(listing.names[i] for i in good)
-        source = StreamingFolder(reader, names, labels, **about)
+        source = StreamingFolder(reader, tuple(_names(listing, good)), labels, **about)
     else:
-        source = Pictures(images[: len(good)], labels, **about)
+        source = Pictures(images, labels, **about)
     if listing.held_out is None:
         return source, None
     held = torch.tensor([listing.held_out[i] for i in good])
@@ -135,26 +140,40 @@ def _mode(
 
 
 def _decode_all(
-    reader: Reader,
-    listing: Listing,
-    good: list[int],
-    bad: dict[int, str],
-    *,
-    keep: bool,
-    progress: bool,
-) -> Tensor | None:
-    """Decode each picture once. What fails goes to `bad`; the others are kept, without gaps."""
-
-    images = torch.empty(len(good), *reader.shape, dtype=torch.uint8) if keep else None
+    reader: Reader, listing: Listing, good: list[int], bad: dict[int, str], progress: bool
+) -> Tensor:
+    """Every picture that can be decoded, without gaps, uint8 (<= N, C, H, W); failures to `bad`."""
+    images = torch.empty(len(good), *reader.shape, dtype=torch.uint8)
+    results = _bar(
+        parallel(_caught(reader.read), _names(listing, good)), "reading", len(good), progress
+    )
     filled = 0
-    results = parallel(_caught(reader.read), (listing.names[index] for index in good))
-    for index, pixels in zip(good, _bar(results, "reading", len(good), progress), strict=True):
+    for index, pixels in zip(good, results, strict=True):
         if isinstance(pixels, Unreadable):
             bad[index] = str(pixels)
-        elif images is not None:
+        else:
             images[filled] = pixels
             filled += 1
-    return images
+    return images[:filled]
+
+
+def _verify(
+    reader: Reader, listing: Listing, good: list[int], bad: dict[int, str], progress: bool
+) -> None:
+    """As `_decode_all`, but only to learn which pictures fail, and once per state of the folder."""
+    names = _names(listing, good)
+    place = note_path(listing.store, names, reader.size, reader.mode)
+    reasons = recall(place)
+    if reasons is None:
+        results = _bar(parallel(_caught(reader.read), names), "checking", len(names), progress)
+        failures = zip(names, results, strict=True)
+        reasons = {name: str(x) for name, x in failures if isinstance(x, Unreadable)}
+        note(place, reasons)
+    bad.update((i, reasons[listing.names[i]]) for i in good if listing.names[i] in reasons)
+
+
+def _names(listing: Listing, indices: list[int]) -> list[str]:
+    return [listing.names[i] for i in indices]
 
 
 def _labels(listing: Listing, good: list[int]) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -174,8 +193,7 @@ def _report(
     headers: dict[int, Header],
     good: list[int],
     bad: dict[int, str],
-    size: int,
-    mode: Mode,
+    reader: Reader,
     streamed: bool,
 ) -> FolderReport:
     usable = [headers[i] for i in good]
@@ -200,10 +218,10 @@ def _report(
         unlabelled=sum(listing.labels[i] < 0 for i in good) if len(kept) > 1 else len(good),
         smallest=by_side[0][:2],
         largest=by_side[-1][:2],
-        size=size,
-        channels=CHANNELS[mode],
+        size=reader.size,
+        channels=reader.shape[0],
         cropped=sum(header.width != header.height for header in usable),
-        enlarged=sum(min(header.width, header.height) < size for header in usable),
+        enlarged=sum(min(header.width, header.height) < reader.size for header in usable),
         transparent=sum(header.transparent for header in usable),
         streamed=streamed,
         notes=tuple(notes),

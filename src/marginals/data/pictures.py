@@ -119,14 +119,14 @@ class Pictures:
         return c, h, w
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images[indices], pick_labels(self.labels, indices)
+        return self.images.index_select(0, indices), pick_labels(self.labels, indices)
 
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the pictures are in memory."""
 
     def subset(self, indices: Tensor) -> Pictures:
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=self.images[indices], labels=labels)
+        return replace(self, images=self.images.index_select(0, indices), labels=labels)
 
     def split(self, held_out: int | float = 0.1, seed: int = 0) -> tuple[Pictures, Pictures]:
         """(train, held out); see `split`."""

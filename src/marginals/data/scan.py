@@ -37,6 +37,9 @@ class Store(Protocol):
     def files(self) -> list[str]: ...
     def folders(self) -> list[str]: ...
     def open(self, name: str) -> IO[bytes]: ...
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Two numbers that change when the file does."""
+        ...
 
 
 class FolderStore:
@@ -49,12 +52,14 @@ class FolderStore:
         seen: set[str] = set()
         for root, folders, files in os.walk(path, followlinks=True):
             real = os.path.realpath(root)
-            folders[:] = [] if real in seen else [x for x in folders if not is_hidden(x)]
-            if real not in seen:
-                seen.add(real)
-                relative = Path(root).relative_to(path)
-                self._files += [(relative / f).as_posix() for f in files]
-                self._folders += [(relative / f).as_posix() for f in folders]
+            if real in seen:  # a link back to where we were
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if not is_hidden(name)]
+            relative = Path(root).relative_to(path)
+            self._files += [(relative / name).as_posix() for name in files]
+            self._folders += [(relative / name).as_posix() for name in folders]
 
     def files(self) -> list[str]:
         return self._files
@@ -64,6 +69,10 @@ class FolderStore:
 
     def open(self, name: str) -> IO[bytes]:
         return (self.path / name).open("rb")
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        found = (self.path / name).stat()
+        return found.st_size, found.st_mtime_ns
 
 
 class ZipStore:
@@ -86,6 +95,10 @@ class ZipStore:
         if self._zip.getinfo(name).file_size > MAX_MEMBER_BYTES:
             raise OSError("unpacks to more than 512 MiB")
         return self._zip.open(name)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        member = self._zip.getinfo(name)
+        return member.file_size, member.CRC
 
 
 @dataclass(frozen=True)
