@@ -137,6 +137,8 @@ class _Session:
         self.listener = listener
         self.config = config
         self.resumed = Run(resumed) if resumed is not None else None
+        if self.resumed:
+            require_same_settings(self.resumed.config, config, self.resumed.path)
         self.folder = self.resumed.path if self.resumed else self._new_folder()
         self.source = load_source(config) if source is None else source
         for sentence in look_at(self.source, config.batch, config.conditional):
@@ -183,7 +185,6 @@ class _Session:
         return state, wrapped
 
     def _continue(self, state: TrainState, run: Run) -> None:
-        require_same_settings(run.config, self.config, run.path)
         if not run.state_path.is_file():  # killed before its first checkpoint: begin again
             return
         header = state.load(run.state_path)
