@@ -53,6 +53,10 @@ def test_size_and_colours(folder) -> None:
     assert load(folder)[0].shape == (3, 16, 16)
     assert load(folder, size=12, colours="gray")[0].shape == (1, 12, 12)
     assert load("digits", size=16)[1].shape == (1, 16, 16)
+    for spec in ("digits", folder):
+        for size in (0, 3, 1025):
+            with pytest.raises(MarginalsError, match=f"size of {size} "):
+                load(spec, size=size)
 
 
 def test_a_share_can_be_held_out_of_anything(folder) -> None:

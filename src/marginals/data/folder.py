@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..errors import MarginalsError
 from .decode import Header, Mode, Unreadable, attempt, is_gray, quiet, read_header
-from .pictures import Pictures, PictureSource
+from .pictures import Pictures, PictureSource, check_size
 from .remember import note, note_path, recall
 from .report import BadFile, FolderReport
 from .scan import Listing, printable, scan
@@ -33,7 +33,6 @@ BUDGET = 2 << 30
 """Bytes of decoded pictures up to which a folder is held in memory."""
 LEAST = 8
 """Fewer usable pictures than this are refused: nothing can be learned and held out from them."""
-SIZES = range(4, 1025)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -54,8 +53,8 @@ def load_folder(
     on white. Above `budget` bytes the pictures are decoded on demand, with the same result.
     Raises MarginalsError when there is no such folder or fewer than 8 usable pictures in it.
     """
-    if size is not None and size not in SIZES:
-        raise MarginalsError(f"a picture size of {size} is not between 4 and 1024 pixels.")
+    if size is not None:
+        check_size(size)
     listing = scan(Path(path).expanduser())
     bad: dict[int, str] = {}
     with quiet():
@@ -81,12 +80,7 @@ def load_folder(
         source = StreamingFolder(reader, tuple(_names(listing, good)), labels, **about)
     else:
         source = Pictures(images, labels, **about)
-    if listing.held_out is None:
-        return source, None
-    held = torch.tensor([listing.held_out[i] for i in good])
-    if not held.any() or held.all():
-        return source, None
-    return source.subset(torch.nonzero(~held)[:, 0]), source.subset(torch.nonzero(held)[:, 0])
+    return _official_split(source, listing, good)
 
 
 def default_size(headers: list[Header]) -> int:
@@ -174,6 +168,16 @@ def _verify(
 
 def _names(listing: Listing, indices: list[int]) -> list[str]:
     return [listing.names[i] for i in indices]
+
+
+def _official_split(
+    source: PictureSource, listing: Listing, good: list[int]
+) -> tuple[PictureSource, PictureSource | None]:
+    """The source cut along the folder's own train and test parts, where it has both."""
+    held = torch.tensor([listing.held_out is not None and listing.held_out[i] for i in good])
+    if not held.any() or held.all():
+        return source, None
+    return source.subset(torch.nonzero(~held)[:, 0]), source.subset(torch.nonzero(held)[:, 0])
 
 
 def _labels(listing: Listing, good: list[int]) -> tuple[Tensor | None, tuple[str, ...]]:

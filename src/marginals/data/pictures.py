@@ -135,6 +135,7 @@ class Pictures:
 
     def resized(self, size: int) -> Pictures:
         """Every picture centre-cropped to a square and scaled to (size, size), as folders are."""
+        check_size(size)
         if self.shape[1:] == (size, size):
             return self
         return replace(self, images=torch.stack([_resize(x, size) for x in self.images]))
@@ -181,6 +182,12 @@ def pick_labels(labels: Tensor | None, indices: Tensor) -> Tensor:
     if labels is None:
         return torch.full(indices.shape, -1, dtype=torch.long)
     return labels[indices]
+
+
+def check_size(size: int) -> None:
+    """MarginalsError for a side that no picture should be scaled to."""
+    if not 4 <= size <= 1024:
+        raise MarginalsError(f"a picture size of {size} is not between 4 and 1024 pixels.")
 
 
 def class_counts(source: PictureSource) -> dict[str, int]:
