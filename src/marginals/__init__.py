@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .formulations import edm as edm
     from .formulations import rectified_flow as rectified_flow
     from .formulations import score_sde as score_sde
+    from .formulations import v_diffusion as v_diffusion
     from .formulations import vdm as vdm
     from .guidance import Guided as Guided
     from .models import DataStats as DataStats
@@ -51,6 +52,7 @@ _HOME = {
     "rectified_flow": "formulations",
     "sample": "sampling",
     "score_sde": "formulations",
+    "v_diffusion": "formulations",
     "vdm": "formulations",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "rectified_flow",
     "sample",
     "score_sde",
+    "v_diffusion",
     "vdm",
 ]
 
