@@ -262,6 +262,6 @@ def _sample_lines(samples: dict[str, Any]) -> list[str]:
         )
     lines.append(
         f"  close to training  {copies['share']:.1%} of the samples are nearer to a training "
-        f"picture than 99 % of unseen real ones are (1 % is normal)"
+        f"picture than 95 % of unseen real ones are (5 % is normal)"
     )
     return lines
