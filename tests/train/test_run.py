@@ -17,7 +17,8 @@ from marginals.io.pictures import read_parameters
 from marginals.io.tensors import read_tensors
 from marginals.models import DataStats
 from marginals.nn import MLP
-from marginals.train import Diverged, Run, Stop, Stopped, TrainConfig, resume, train
+from marginals.train import Diverged, Event, Run, Stop, Stopped, TrainConfig, resume, train
+from marginals.train.progress import ProgressBar
 
 SETTINGS = {
     "data": "digits", "network": "mlp", "network_options": {"width": 24, "depth": 1}, "images": 640,
@@ -267,6 +268,38 @@ def test_warnings_reach_the_listener(tmp_path):
     assert any(e.kind == "warning" and "fewer than a batch" in e.text for e in heard)
     kinds = [e.kind for e in heard]
     assert kinds.index("plan") < kinds.index("start") < kinds.index("step") < kinds.index("end")
+
+
+def test_without_a_compiler_training_goes_on(tmp_path, finished, monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("no working C++ compiler found\nand a long traceback")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: refuse)
+    heard = []
+    run = train(settings(tmp_path / "r", compile=True), on_event=heard.append)
+    (sentence,) = [e.text for e in heard if e.kind == "warning"]
+    assert "no working C++ compiler found); training goes on without it" in sentence
+    assert same_state(run, finished)
+
+
+def test_the_bar_shows_sentences_and_the_loss_by_level(capsys):
+    bar = ProgressBar()
+    levels = {"..-9": 0.25, "0..3": 1.5}
+    for event in (
+        Event("plan", 0, 640, "what will happen"),
+        Event("start", 0, 640),
+        Event("step", 320, 640),
+        Event("log", 320, 640, values={"loss": 0.875, "levels": levels}),
+        Event("snapshot", 320, 640),
+        Event("warning", 320, 640, "warning: watch out"),
+        Event("step", 640, 640),
+        Event("end", 640, 640, "next: marginals sample"),
+    ):
+        bar(event)
+    shown = capsys.readouterr().err
+    for words in ("what will happen", "320 images, loss by noise level λ: ..-9 0.2500  0..3 1.5000",
+                  "watch out", "640/640", "loss=0.8750", "next: marginals sample"):  # fmt: skip
+        assert words in shown
 
 
 def test_minutes_become_images_that_are_written_down(tmp_path):

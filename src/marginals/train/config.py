@@ -32,8 +32,8 @@ _FREE_ON_RESUME = {
 # Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
 # a GPU sees more images in the same time and may take a larger network).
 PRESETS: dict[str, dict[str, Any]] = {
-    "2min": {"minutes": 2, "network": "tiny", "batch": 64, "lr": 2e-3},
-    "10min": {"minutes": 10, "network": "small", "batch": 64, "lr": 1e-3},
+    "2min": {"minutes": 2, "network": "demo", "batch": 32, "lr": 2e-3, "decay": 0.6},
+    "10min": {"minutes": 10, "network": "demo", "batch": 64, "lr": 2e-3},
     "1h": {"minutes": 60, "network": "small", "batch": 128, "lr": 1e-3},
     "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
 }
@@ -54,9 +54,9 @@ class TrainConfig(BaseModel):
     conditional: bool = True
     """Learn the classes too, where the data has them."""
 
-    formulation: Formulation = "vdm"
+    formulation: Formulation = "edm"
     """Which spelling of the one process to train (noise schedule, prediction, loss weights)."""
-    network: str = "small"
+    network: str = "demo"
     """Name of a network preset."""
     network_options: dict[str, Any] = Field(default_factory=dict)
     """Single settings of the network that replace those of the preset."""

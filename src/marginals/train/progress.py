@@ -36,6 +36,7 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
+        self._levels: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         if event.kind in ("plan", "warning") and event.text:
@@ -55,9 +56,11 @@ class ProgressBar:
             self._bar.update(min(event.images, event.total) - self._bar.n)
         if event.kind == "log":
             self._bar.set_postfix(loss=f"{event.values['loss']:.4f}", refresh=False)
+            self._levels = event.values["levels"]
+        if event.kind == "snapshot" and self._levels:
+            tqdm.write(f"{event.images} images, {self._by_level()}", file=sys.stderr)
         if event.kind == "end":
             self.close()
-            self._say_levels(event)
             if event.text:
                 print(event.text, file=sys.stderr)
 
@@ -66,8 +69,8 @@ class ProgressBar:
             self._bar.close()
             self._bar = None
 
-    def _say_levels(self, event: Event) -> None:
-        levels = event.values.get("levels", {})
-        if levels:
-            parts = "  ".join(f"{name} {loss:.4f}" for name, loss in levels.items())
-            print(f"loss by noise level λ (noise left, data right): {parts}", file=sys.stderr)
+    def _by_level(self) -> str:
+        """The last logged loss in each bin of λ; noise is on the left, data on the right."""
+        return "loss by noise level λ: " + "  ".join(
+            f"{name} {loss:.4f}" for name, loss in self._levels.items()
+        )
