@@ -141,6 +141,8 @@ def elbo(
     probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one
     in each of ``samples`` equal slices of [λ_min, λ_max].
     """
+    if samples < 1:
+        raise MarginalsError(f"The ELBO needs at least 1 sampled level per picture, not {samples}.")
     x0, pixels = _prepare(x)
     span, count = ends.lam_max - ends.lam_min, len(x0)
     losses, lams = [], []
