@@ -2,6 +2,8 @@
 to log, to draw samples and to save."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,8 @@ class Trainer:
         }
         self._logged_at, self._last_log = (images, now), entry
         if self.engine.is_main:
-            records.append(self.folder / "log.jsonl", entry)
+            with self._writing():
+                records.append(self.folder / "log.jsonl", entry)
         self.emit("log", values=entry)
 
     def snapshot(self) -> None:
@@ -165,11 +168,9 @@ class Trainer:
         """Write state.safetensors, then model.safetensors made from it."""
         self._check()
         if self.engine.is_main:
-            try:
+            with self._writing():
                 self.state.save(self.folder / "state.safetensors")
                 save_average(self.state, self.folder)
-            except MarginalsError as error:
-                raise MarginalsError(f"{error}; {self._kept()}") from error
         self.engine.barrier()
         self._saved = self.state.images_seen
         self.emit("checkpoint")
@@ -189,6 +190,14 @@ class Trainer:
                 f"Training stopped: {error}; {self._kept()}; train again with a lower lr "
                 f"(it was {self.state.config.lr:g}) or a smaller clip"
             ) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A write that fails also says which checkpoint is left."""
+        try:
+            yield
+        except MarginalsError as error:
+            raise MarginalsError(f"{error}; {self._kept()}") from error
 
     def _crossed(self, every: int) -> bool:
         images, batch = self.state.images_seen, self.state.config.batch

@@ -100,7 +100,7 @@ def train(
     listener = ProgressBar() if on_event is None else on_event
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         return _Session(config, resume, source, model, listener).run(stop or Stop())
 
 
