@@ -20,15 +20,15 @@ class DemoConfig(BaseModel):
     an .npz file."""
     out: Path | None = None
     """Folder for everything the demo makes; by default demo-run/NAME of the data."""
-    images: int | None = Field(None, ge=1)
+    images: int | None = Field(default=None, ge=1)
     """How many pictures to train on (each showing counts); by default what suits the data."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """How long to train, instead of --images; the views take about two minutes more."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the first weights, the order of the data and all the noise."""
     fresh: bool = False
     """Replace an earlier demo in the folder instead of going on with it."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default one per core."""
 
     if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors

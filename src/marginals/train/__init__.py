@@ -27,7 +27,17 @@ _HOME = {
     "train": "run",
 }
 
-__all__ = ["PRESETS", "TrainConfig", *_HOME]
+__all__ = [
+    "PRESETS",
+    "Diverged",
+    "Event",
+    "Run",
+    "Stop",
+    "Stopped",
+    "TrainConfig",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,7 @@ class TrainConfig(BaseModel):
 
     data: str = "fashion"
     """Pictures to learn: a built-in name, a folder (sub-folders are classes), or an .npz file."""
-    size: int | None = Field(None, ge=4, le=1024)
+    size: int | None = Field(default=None, ge=4, le=1024)
     """Side of the training pictures in pixels; by default that of the data."""
     conditional: bool = True
     """Learn the classes too, where the data has them."""
@@ -61,50 +61,50 @@ class TrainConfig(BaseModel):
     network_options: dict[str, Any] = Field(default_factory=dict)
     """Single settings of the network that replace those of the preset."""
 
-    images: int | None = Field(None, ge=1)
+    images: int | None = Field(default=None, ge=1)
     """How many images to train on (each showing of a picture counts)."""
-    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """How long to train; a timed trial turns it into `images`, which the run then records."""
 
-    batch: int = Field(64, ge=1)
+    batch: int = Field(default=64, ge=1)
     """Images per step, over all devices together."""
-    lr: float = Field(1e-3, gt=0, le=1, allow_inf_nan=False)
+    lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
     """Learning rate of AdamW after the warm-up."""
-    warmup: int = Field(5_000, ge=0)
+    warmup: int = Field(default=5_000, ge=0)
     """The learning rate rises linearly from 0 over this many images."""
-    decay: float = Field(0.3, ge=0, le=1)
+    decay: float = Field(default=0.3, ge=0, le=1)
     """The learning rate falls linearly to 0 over this last part of the run."""
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Decoupled weight decay of AdamW."""
-    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Gradients longer than this are shortened to it."""
-    ema_half_life: int = Field(20_000, ge=0)
+    ema_half_life: int = Field(default=20_000, ge=0)
     """Half-life, in images, of the running average of the weights; 0 switches it off."""
-    ema_ramp: float = Field(0.05, gt=0, allow_inf_nan=False)
+    ema_ramp: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Early on the half-life is at most this fraction of the images seen."""
-    label_dropout: float = Field(0.1, ge=0, le=1)
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
     """How often a label is hidden, so that guidance has an unconditional model."""
     flips: bool | None = None
     """Mirror half of the pictures left to right; by default where the data set allows it."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides the first weights, the order of the data and all the noise."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 mixed precision is faster on GPUs that have it."""
     compile: bool = False
     """Compile the network with torch.compile (needs a C++ compiler)."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default torch decides."""
 
-    save_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
     """Images between checkpoints; by default a tenth of the run."""
-    sample_every: int | None = Field(None, ge=0)
+    sample_every: int | None = Field(default=None, ge=0)
     """Images between rows of the sample strip; by default a sixth of the run, 0 draws none."""
-    log_every: int | None = Field(None, ge=1)
+    log_every: int | None = Field(default=None, ge=1)
     """Images between lines of log.jsonl; by default a hundredth of the run."""
-    samples: int = Field(8, ge=1, le=64)
+    samples: int = Field(default=8, ge=1, le=64)
     """Pictures in a row of the sample strip."""
-    sample_steps: int = Field(20, ge=1, le=1000)
+    sample_steps: int = Field(default=20, ge=1, le=1000)
     """Solver steps for the sample strip."""
     out: str | None = None
     """Folder of the run; by default runs/DATA-FORMULATION, numbered."""
