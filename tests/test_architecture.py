@@ -1,6 +1,7 @@
 """The shape of the house: imports point one way and files stay short (docs/architecture.md)."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_imports_point_one_way(module: str):
     for other in imported(MODULES[module], for_types=True):
         there = layer(other)
         assert there in {None, here} | MAY_IMPORT[here], f"{module} must not import {other}"
+
+
+def test_the_picture_shows_every_room_and_every_module_of_the_core():
+    """A new module of the core appears in docs/architecture.md, and no module that is gone."""
+    text = (SRC.parents[1] / "docs" / "architecture.md").read_text()
+    picture = text.split("core, bottom to top")[1].split("```")[0]
+    shown = set(re.findall(r"^     (\w+)/?\s", picture, re.M))
+    tops = {m.split(".")[1] for m in MODULES if layer(m) == "core"}
+    assert shown == tops
+    assert all(re.search(rf"\b{name}\b", text) for name in MAY_IMPORT)
 
 
 def test_no_two_modules_import_each_other():

@@ -100,7 +100,9 @@ def measure(
     tick: Tick,
 ) -> Likelihoods:
     """All routes for stored pictures uint8 (B, C, H, W), dequantised once for all of them."""
-    x = dequantise(pixels, torch.rand(pixels.shape, generator=_generator(seed, 0)))
+    x = dequantise(
+        pixels, torch.rand(pixels.shape, generator=_generator(seed, 0)).to(pixels.device)
+    )
 
     def each(done: int, total: int) -> None:
         tick(len(x))
