@@ -43,11 +43,11 @@ def test_every_weight_gets_a_gradient_and_the_class_matters() -> None:
 
 
 def test_it_fits_a_function_of_place_and_time() -> None:
-    """v(x, t) = rotation of x by 2 t: squared error under a fiftieth of the variance."""
+    """v(x, t) = rotation of x by 2 t: squared error under a twentieth of the variance."""
     torch.manual_seed(0)
-    net = MLP(2, width=32, depth=2)
-    opt = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(250):
+    net = MLP(2, width=32, depth=1)
+    opt = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(120):
         x, t = torch.randn(128, 2), torch.rand(128)
         c, s = (2 * t).cos(), (2 * t).sin()
         target = torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)
@@ -55,7 +55,7 @@ def test_it_fits_a_function_of_place_and_time() -> None:
         opt.zero_grad()
         loss.backward()
         opt.step()
-    assert loss < 0.02
+    assert loss < 0.05
 
 
 def test_config_rebuilds_the_network() -> None:

@@ -50,6 +50,8 @@ class Conditioning(nn.Module):
             raise MarginalsError(f"num_classes must be 0 or more, not {num_classes}.")
         self.width, self.num_classes = width, num_classes
         self.time1, self.time2 = nn.Linear(width, width), nn.Linear(width, width)
+        for layer in (self.time1, self.time2):  # keep the size of the waves: time must be audible
+            nn.init.normal_(layer.weight, std=width**-0.5)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, t: Tensor, cond: Tensor | None = None) -> Tensor:
