@@ -117,7 +117,7 @@ class Model(nn.Module):
 
     def start(self, seeds: Sequence[int]) -> Tensor:
         """x at ``lam_min``, in this model's units, one picture per seed."""
-        noise = item_noise(seeds, self._shape(), device=self.device)
+        noise = item_noise(seeds, self._shape()).to(next(self.net.parameters()))
         return self.ends.prior.start(noise, self.scaling(self.lam_min))
 
     def sample(
@@ -141,6 +141,8 @@ class Model(nn.Module):
         """
         if n < 1:
             raise MarginalsError(f"Ask for at least 1 picture, not {n}.")
+        if batch < 1:
+            raise MarginalsError(f"A batch holds at least 1 picture, not {batch}.")
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
         lams = grid(levels(self.lam_min, self.lam_max), steps)
