@@ -160,6 +160,8 @@ def test_a_finished_run_can_be_trained_for_longer(tmp_path):
     train(settings(tmp_path / "r", images=64), on_event=silent)
     run = resume(tmp_path / "r", images=128, on_event=silent)
     assert run.images_seen == 128 and run.config.images == 128
+    run = resume(tmp_path / "r", images=None, minutes=1e-6, on_event=silent)
+    assert run.images_seen == 160 and run.finished, "the shortest time is one batch more"
 
 
 @pytest.mark.parametrize(

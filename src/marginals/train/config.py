@@ -23,10 +23,10 @@ __all__ = ["PRESETS", "Formulation", "TrainConfig"]
 Formulation = Literal["ddpm", "vdm", "v", "edm", "flow", "score_vp", "score_ve", "score_sub_vp"]
 
 # Settings that may change when a run continues: they do not reach into the arithmetic of a step.
-# `images` is one of them, so that a finished run can be trained for longer.
+# The length is one of them, so that a finished run can be trained for longer.
 _FREE_ON_RESUME = {
-    "images", "save_every", "sample_every", "log_every", "samples", "sample_steps", "out",
-    "threads",
+    "images", "minutes", "save_every", "sample_every", "log_every", "samples", "sample_steps",
+    "out", "threads",
 }  # fmt: skip
 
 # Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
