@@ -16,7 +16,7 @@ from marginals.denoiser import Denoiser, Estimate, expand
 from marginals.models import Model
 from marginals.pixels import BIN_WIDTH
 from marginals.predict import EPS, SCORE, VELOCITY, X0, Prediction, V
-from marginals.sample import sample
+from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP, Scaling, units
 from marginals.schedule import Logit
 from marginals.solvers import Solver, ddim, dpmpp_2m, euler, grid, karras, uniform_time

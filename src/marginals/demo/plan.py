@@ -30,6 +30,8 @@ class Plan:
     """Samples of the fastest views that the classifier looks at."""
     judged_slow: int = 100
     """The same for the views of many evaluations."""
+    compared: int = 8
+    """Pictures on which the agreement of the views is measured."""
     measured: int = 64
     """Held-out pictures whose likelihood is measured."""
     levels: int = 64

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from marginals.models import Grid, Model
-from marginals.sample import SampleResult
+from marginals.sampling import SampleResult
 from marginals.scaling import FLOW, VE, VP, Scaling
 from marginals.schedule import Cosine, Logit
 from marginals.solvers import (

@@ -103,8 +103,8 @@ def _variational(gap: Difference, ode_error: float) -> tuple[bool, str]:
         ""
         if abs(ode_error) < _SMALL
         else (
-            f" (Half as many ODE steps would change the exact value by {ode_error:+.3f}, so its own "
-            f"error is about {abs(ode_error) / 15:.4f}.)"
+            f" (Half as many ODE steps would change the exact value by {ode_error:+.3f}, so its "
+            f"own error is about {abs(ode_error) / 15:.4f}.)"
         )
     )
     if not _clear(gap):
@@ -133,8 +133,8 @@ def _dequantisation(gap: Difference) -> tuple[bool, str]:
         )
     if gap.mean > 0:
         return True, (
-            f"Coding the stored whole numbers directly is cheaper by {measured(gap)}: a density has "
-            "to describe the random position inside every bin as well, the 256-way decoder does not."
+            f"Coding the stored whole numbers directly is cheaper by {measured(gap)}: a density "
+            "has to describe the random position inside every bin as well, the decoder does not."
         )
     return False, (
         f"Coding the stored whole numbers costs {measured(gap)} more than the dequantised density, "
