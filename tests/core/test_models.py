@@ -220,7 +220,8 @@ def test_the_shape_comes_from_the_data_or_the_first_batch():
         model.sample(1)
     model.loss(torch.randn(2, 1, 8, 8))
     assert model.sample(1, steps=1).x.shape == (1, 1, 8, 8)
-    assert model.data == DataStats((1, 8, 8))
+    assert model.data == DataStats((1, 8, 8), mean=0.0, std=1.0, classes=(), name="")
+    assert model.sample(1, steps=1, cond=5).x.shape == (1, 1, 8, 8)  # no names, no limit
 
 
 def body_model():

@@ -74,6 +74,13 @@ def test_constants_where_a_paper_fixes_them():
     assert Mse()(lam).item() == pytest.approx(1 / (2 * math.pi))
 
 
+def test_defaults_are_the_papers_recommendations():
+    assert (P2().gamma, P2().k, MinSnr().gamma, Sigmoid().bias) == (1.0, 1.0, 5.0, 2.0)
+    assert (Edm().p_mean, Edm().p_std, Edm().data_std) == (-1.2, 1.2, 0.5)
+    assert NormalLevels() == NormalLevels(2.4, 2.4) and P2().base == MinSnr().base == Mse()
+    assert Mse() == Mse(EPS, Cosine())
+
+
 class Random:
     """An arbitrary, wrong denoiser that answers in a prediction of your choice."""
 

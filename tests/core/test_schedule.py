@@ -122,6 +122,14 @@ def test_ddpm_is_the_cumulative_product_of_its_betas():
     assert math.exp(-0.5 * short.lam(0.1)) == pytest.approx(0.4 * math.exp(-0.5 * short.lams[0]))
 
 
+def test_a_table_goes_on_straight_beyond_its_last_step():
+    chain = Tabulated.ddpm(10, 1e-3, 0.5)
+    lam = torch.tensor([chain.lams[-1] - 1.0, chain.lams[-1] - 7.0], dtype=torch.float64)
+    slope = (chain.lams[-1] - chain.lams[-2]) * 10
+    assert torch.allclose(chain.t(lam), 1.0 + (lam - chain.lams[-1]) / slope)
+    assert torch.allclose(chain.lam(chain.t(lam)), lam)
+
+
 @pytest.mark.parametrize("t", [1e-3, 0.05, 0.3, 0.7, 1.0])
 def test_linear_beta_has_songs_mean_and_std(t):
     """Song et al. 2021, Appendix C: mean e^(−¼t²(β1 − β0) − ½tβ0); VP and sub-VP std."""
