@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [-1], "patch": 1},
-    "demo": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [-1], "patch": 2},
-    "small": {"width": 64, "mults": [1, 2, 2], "blocks": 2, "attention": [-1], "patch": 1},
-    "base": {"width": 128, "mults": [1, 2], "blocks": 2, "attention": [-1], "patch": 2},
+    "tiny": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [], "patch": 1},
+    "demo": {"width": 32, "mults": [1, 2], "blocks": 1, "attention": [], "patch": 2},
+    "small": {"width": 64, "mults": [1, 2], "blocks": 2, "attention": [], "patch": 2},
+    "base": {"width": 96, "mults": [1, 2], "blocks": 2, "attention": [], "patch": 2},
 }

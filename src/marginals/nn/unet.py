@@ -119,7 +119,8 @@ class UNet(nn.Module):
     width       channels of the first level; level i has width * mults[i] of them
     mults       one number per level; each further level halves the resolution
     blocks      residual blocks per level on the way down, and again on the way up
-    attention   indices of the levels with self-attention (0 = finest, -1 = coarsest)
+    attention   indices of the levels with self-attention after every block (0 = finest, -1 =
+                coarsest); the one block between down and up always has it
     num_classes 0 for an unconditional network
     patch       side of the pixel squares folded into channels (1 = none)
 
@@ -134,7 +135,7 @@ class UNet(nn.Module):
         width: int = 64,
         mults: Sequence[int] = (1, 2),
         blocks: int = 2,
-        attention: Sequence[int] = (-1,),
+        attention: Sequence[int] = (),
         num_classes: int = 0,
         patch: int = 1,
     ) -> None:
@@ -159,7 +160,7 @@ class UNet(nn.Module):
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(level(i) for i in range(levels))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.middle = _Stage(widths[-1], emb, levels - 1 in attends)
+        self.middle = _Stage(widths[-1], emb, attend=True)
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(level(i) for i in range(levels))
         self.norm = _norm(widths[0])
