@@ -13,6 +13,8 @@ from torch import Tensor
 from .pixels import BIN_WIDTH, BINS
 from .scaling import Level, Real
 
+_CHUNK = 1 << 24  # numbers held at once by the 256-way decoder
+
 
 def sum_dims(values: Tensor) -> Tensor:
     """Sum over everything but the batch: (B, ...) → (B,), in float64."""
@@ -81,11 +83,16 @@ def discretised_reconstruction(pixels: Tensor, x: Tensor, level: Level) -> Tenso
     """log P(k | x) in nats, summed over pixels: (B,). Kingma et al. 2021 (VDM), Eq. for p(x | z_0).
 
     P(k | x) ∝ N(x; α·c_k, σ²) over the 256 bin centres c_k: the decoder of whole-number pixels.
-    ``pixels`` is uint8 of x's shape.
+    ``pixels`` is uint8 of x's shape. A few pictures at a time: all 256 values of every pixel of a
+    batch would fill the memory.
     """
     centres = torch.arange(BINS, dtype=torch.float64, device=x.device) * BIN_WIDTH
-    centres = centres + (0.5 * BIN_WIDTH - 1.0)
-    gap = (x.double().flatten(1).unsqueeze(-1) - float(level.alpha) * centres) / float(level.sigma)
-    log_probs = torch.log_softmax(-0.5 * gap**2, dim=-1)
-    chosen = log_probs.gather(-1, pixels.flatten(1).long().unsqueeze(-1))
-    return chosen.squeeze(-1).sum(1)
+    centres = (centres + (0.5 * BIN_WIDTH - 1.0)) * float(level.alpha)
+
+    def log_prob(k: Tensor, z: Tensor) -> Tensor:
+        gap = (z.double().flatten(1).unsqueeze(-1) - centres) / float(level.sigma)
+        log_probs = torch.log_softmax(-0.5 * gap**2, dim=-1)
+        return log_probs.gather(-1, k.flatten(1).long().unsqueeze(-1)).squeeze(-1).sum(1)
+
+    rows = max(1, _CHUNK // (BINS * x[:1].numel()))
+    return torch.cat([log_prob(*part) for part in zip(pixels.split(rows), x.split(rows))])

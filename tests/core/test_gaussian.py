@@ -121,6 +121,14 @@ def test_discretised_decoder_sums_over_pixels():
     assert whole.shape == (3,) and torch.allclose(whole, torch.stack(parts).sum(0), rtol=1e-10)
 
 
+def test_large_batches_are_cut_up_without_a_trace(monkeypatch):
+    pixels = torch.randint(0, 256, (7, 1, 3, 3)).to(torch.uint8)
+    x = to_float(pixels, torch.float64) + 0.01 * torch.randn(7, 1, 3, 3).double()
+    whole = discretised_reconstruction(pixels, x, VP(8.0))
+    monkeypatch.setattr("marginals.gaussian._CHUNK", 256 * 9 * 3)
+    assert torch.equal(discretised_reconstruction(pixels, x, VP(8.0)), whole)
+
+
 def test_clean_pixels_are_certain():
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, -1)
     level = VP(18.0)  # σ/α = 1.2e-4, the bins are 7.8e-3 apart

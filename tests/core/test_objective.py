@@ -79,6 +79,8 @@ def test_defaults_are_the_papers_recommendations():
     assert (Edm().p_mean, Edm().p_std, Edm().data_std) == (-1.2, 1.2, 0.5)
     assert NormalLevels() == NormalLevels(2.4, 2.4) and P2().base == MinSnr().base == Mse()
     assert Mse() == Mse(EPS, Cosine())
+    values = [Elbo(), Mse(), MinSnr(), P2(), Sigmoid(), Edm(), NormalLevels(), UniformTime(Logit())]
+    assert len({Objective(Elbo(), NormalLevels()), *values}) == 9  # values: frozen, hashable
 
 
 class Random:

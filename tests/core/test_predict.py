@@ -21,7 +21,7 @@ from marginals.predict import (
     noise_gain,
 )
 from marginals.scaling import FLOW, SUB_VP, VE, VP, UnitVariance
-from marginals.schedule import Cosine, Karras, LinearBeta, LogLinear
+from marginals.schedule import Cosine, Karras, LinearBeta, Logit, LogLinear
 
 SCALINGS = {"vp": VP, "ve": VE, "flow": FLOW, "sub_vp": SUB_VP, "edm": UnitVariance(0.5)}
 PREDICTIONS = {
@@ -166,6 +166,12 @@ def test_noise_gain_turns_output_errors_into_noise_errors_in_every_scaling(name)
         assert torch.allclose(bad - good, noise_gain(prediction, lam) * bump, rtol=1e-8)
         gain = scaling(lam).alpha / determinant(prediction, scaling, lam)
         assert gain == pytest.approx(noise_gain(prediction, lam), rel=1e-12)
+
+
+def test_predictions_are_values():
+    assert len(set(PREDICTIONS.values())) == len(PREDICTIONS)
+    assert VPrediction() == V and ScorePrediction(VP) == SCORE
+    assert VelocityPrediction(Logit(), FLOW) == VELOCITY
 
 
 def test_outputs_in_single_precision_stay_single():

@@ -81,6 +81,12 @@ def test_density_of_levels_integrates_to_one(schedule):
     assert (schedule.density(middle) * part.diff()).sum().item() == pytest.approx(0.3, abs=1e-7)
 
 
+def test_schedules_are_values():
+    assert len(set(ALL.values())) == len(ALL) and LinearBeta() == LinearBeta(0.1, 20.0, VP)
+    assert LogLinear() == LogLinear(13.3, -5.0) and Karras() == Karras(0.002, 80.0, 7.0)
+    assert Logit() == Logit(1.0) and Tabulated.ddpm() == Tabulated.ddpm(1000, 1e-4, 0.02)
+
+
 @each
 def test_floats_give_floats(schedule):
     t = torch.tensor(0.37, dtype=torch.float64)
