@@ -1,5 +1,6 @@
 """Everything one demo found out, and the two plain forms of it: a dictionary and a table."""
 
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,10 @@ def _likelihood_table(found: Findings) -> list[str]:
     for route in found.likelihoods.routes.values():
         bits = f"{route.bound.mean:.3f} ± {route.bound.stderr:.3f}"
         lines.append(f"  {route.title:<42}{bits:>18}{route.bound.nfe:>14}   {route.kind}")
-    return lines + [f"  {'' if gap.as_theory else '(!) '}{gap.words}" for gap in found.gaps]
+    for gap in found.gaps:
+        mark = "" if gap.as_theory else "(!) "
+        lines += textwrap.wrap(mark + gap.words, 96, initial_indent="  ", subsequent_indent="    ")
+    return lines
 
 
 def _agreement_table(found: Findings) -> list[str]:

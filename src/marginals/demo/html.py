@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
@@ -58,13 +59,13 @@ def table(
 
     def row(tag: str, cells: Sequence[object]) -> str:
         def cell(i: int, value: object) -> str:
-            return f"<{tag}{' class=n' if i in numbers else ''}>{text(value)}</{tag}>"
+            kind = ' class="n"' if i in numbers else ""
+            return f"<{tag}{kind}>{text(value)}</{tag}>"
 
         return "<tr>" + "".join(cell(i, value) for i, value in enumerate(cells)) + "</tr>"
 
     body = "".join(row("td", cells) for cells in rows)
-    kind = ' class="small"' if small else ""
-    return Html(f'<div class="scroll"><table{kind}>{row("th", head)}{body}</table></div>')
+    return Html(f'<div class="scroll"><table>{row("th", head)}{body}</table></div>')
 
 
 def cards(values: Sequence[tuple[str, str]]) -> Html:
@@ -76,6 +77,12 @@ def cards(values: Sequence[tuple[str, str]]) -> Html:
 def yes_no(good: bool, yes: str = "✓ agrees", no: str = "✗ differs") -> Html:
     """A coloured verdict that does not rely on its colour."""
     return Html(f'<span class="{"yes" if good else "no"}">{yes if good else no}</span>')
+
+
+def formula(words: str) -> Html:
+    """A formula in plain characters, with its single-letter indices lowered: x_s, σ_q²."""
+    lowered = re.sub(r"_(\w)", r"<sub>\1</sub>", html.escape(words))
+    return Html(f'<div class="formula">{lowered}</div>')
 
 
 def number(value: float) -> str:

@@ -22,7 +22,7 @@ from marginals.models import Model
 
 __all__ = ["Judged", "Nearest", "best", "judge_views", "look_for_copies", "teach"]
 
-Tick = Callable[[int], object]
+Tick = Callable[[int], None]
 
 SEED_STEP = 10_000
 """Judged samples use other starting noise than the contact sheets."""

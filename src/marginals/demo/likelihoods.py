@@ -17,7 +17,7 @@ from marginals.pixels import dequantise
 
 __all__ = ["Difference", "Likelihoods", "Route", "cost", "difference", "measure"]
 
-Tick = Callable[[int], object]
+Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,17 @@ def _ode_error(
 ) -> float:
     """Mean change in bits/dim when the first pictures take half as many steps, same probe."""
     few = min(len(x), _CHECKED)
+
     # the probe of the whole batch is drawn first, so that these pictures meet their own again
-    signs = _generator(seed, 4)
+    def each(done: int, total: int) -> None:
+        tick(few)
+
     coarse = model.log_prob(
         x[:few],
         None if cond is None else cond[:few],
         steps=max(1, steps // 2),
-        generator=signs,
-        tick=lambda done, total: tick(few),
+        generator=_generator(seed, 4),
+        tick=each,
     )
     return float((coarse.bits_per_dim() - fine.bits_per_dim()[:few]).mean())
 

@@ -22,7 +22,7 @@ class Plan:
     minutes: float
     """The longest the training may take where neither images nor minutes were asked for."""
     batch: int = 32
-    lr: float = 2e-3
+    lr: float = 4e-3
     columns: int = 10
     """Columns of the contact sheets; one class each where there are classes."""
     rows: int = 3
@@ -41,9 +41,11 @@ class Plan:
     classifier_images: int = 60_000
 
 
-_FASHION = Plan("demo", images=40_000, minutes=1.7)
-_DIGITS = Plan("tiny", images=60_000, minutes=0.5, classifier_images=20_000)
-_OWN = Plan("demo", images=40_000, minutes=1.7)
+_FASHION = Plan("demo", images=100_000, minutes=1.7)
+_DIGITS = Plan(
+    "tiny", images=30_000, minutes=0.5, judged=200, judged_slow=100, classifier_images=20_000
+)
+_OWN = Plan("demo", images=80_000, minutes=1.7)
 
 
 def plan_for(source: PictureSource) -> Plan:

@@ -7,11 +7,12 @@ import torch
 
 import marginals
 from marginals.demo.findings import Findings
-from marginals.demo.html import Html, cards, figure, fill, text
+from marginals.demo.html import Html, cards, figure, fill, formula, picture, text
 from marginals.demo.judge import best
-from marginals.demo.report_numbers import agreement_part, judgement_part, likelihood_part
+from marginals.demo.report_numbers import number_parts
 from marginals.demo.sheets import noise_sheet, sheet
 from marginals.demo.views import Shown
+from marginals.demo.words import likeness_words
 from marginals.io.atomic import write_text
 from marginals.io.pictures import grid
 from marginals.io.plots import loss_curve
@@ -21,37 +22,34 @@ __all__ = ["write_report"]
 
 def write_report(found: Findings, commands: Sequence[tuple[str, str]]) -> Path:
     """Write FOLDER/report.html and return its path."""
-    subject, count = found.subject, _in_words(len(found.shown))
-    title = f"One network, {count} ways to make a picture"
-    labels = " and the same labels, one kind per column" if subject.labels is not None else ""
-    page = fill(
-        "report.html",
-        title=title,
-        lead=_lead(found),
-        cards=_cards(found),
-        count=count.capitalize(),
-        same_labels=labels,
-        story=_story(found),
-        data=_data(found),
-        noise=figure(
-            noise_sheet(found),
-            "The starting noise of all walks; place by place, every sheet below began here.",
-            "pixels narrow",
-        ),
-        views=Html(
-            f'<div class="views">{"".join(_view(each, found) for each in found.shown)}</div>'
-        ),
-        bits=likelihood_part(found),
-        agree=agreement_part(found),
-        good=judgement_part(found),
-        training=_training(found),
-        next=_commands(commands),
-        made=f"Made by marginals {marginals.__version__} with PyTorch {torch.__version__}, seed "
-        f"{subject.config.seed}. All numbers are in results.json beside this file.",
-    )
-    path = subject.folder / "report.html"
-    write_text(path, page)
+    path = found.subject.folder / "report.html"
+    write_text(path, fill("report.html", **_story_parts(found, commands), **number_parts(found)))
     return path
+
+
+def _story_parts(found: Findings, commands: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """What stands in the places of the template that hold pictures and prose."""
+    subject, count = found.subject, _in_words(len(found.shown))
+    labelled = subject.labels is not None
+    return {
+        "title": f"One network, {count} ways to make a picture",
+        "lead": _lead(found),
+        "cards": _cards(found),
+        "count": count.capitalize(),
+        "told": ", given also the name of its kind" if labelled else "",
+        "same_labels": " and the same labels, one kind per column" if labelled else "",
+        "likeness": likeness_words(found.shown),
+        "story": _story(found),
+        "data": _data(found),
+        "views": Html(_start(found) + "".join(_view(each, found) for each in found.shown)),
+        "parameters": f"{subject.trained.parameters:,}",
+        "images": f"{subject.trained.images:,}",
+        "seconds": f"{subject.trained.seconds:.0f}",
+        "training": _training(found),
+        "next": _commands(commands),
+        "made": f"Made by marginals {marginals.__version__} with PyTorch {torch.__version__}, seed "
+        f"{subject.config.seed}. All numbers are in results.json beside this file.",
+    }
 
 
 def _lead(found: Findings) -> str:
@@ -67,32 +65,26 @@ def _lead(found: Findings) -> str:
 
 
 def _cards(found: Findings) -> Html:
-    trained, like = found.subject.trained, found.likelihoods.routes["ode"].bound
+    trained, exact = found.subject.trained, found.likelihoods.routes["ode"].bound
+    agreeing = sum(check.agrees for check in found.checks)
     values = [
         (f"{trained.parameters / 1e6:.1f} million", "adjustable numbers in the network"),
         (_in_words(len(found.shown)), "methods, one checkpoint, no retraining"),
     ]
     if found.judged:
         top = best(found.judged)
-        values.append(
-            (str(top.share), f"of the samples show what was asked for ({top.view.title})")
-        )
-    values.append(
-        (
-            f"{like.mean:.2f} ± {like.stderr:.2f}",
-            "bits per pixel value of unseen pictures (stored: 8)",
-        )
-    )
-    agreeing = sum(check.agrees for check in found.checks)
-    values.append(
-        (f"{agreeing} of {len(found.checks)}", "equalities of theory hold up to rounding")
-    )
+        share = f"{100 * top.share.value:.0f} ± {100 * top.share.stderr:.0f} %"
+        values.append((share, "of the best method's samples show what was asked for"))
+    bits = f"{exact.mean:.2f} ± {exact.stderr:.2f}"
+    values.append((bits, "bits per pixel value of unseen pictures (stored: 8)"))
+    checks = f"{agreeing} of {len(found.checks)}"
+    values.append((checks, "equalities of theory hold up to rounding"))
     return cards(values)
 
 
 def _story(found: Findings) -> Html:
     story = found.story
-    captions = [f"λ = {lam:+g}" for lam in story.lams]
+    captions = [f"λ = {lam:g}".replace("-", "−") for lam in story.lams]
     pictures = torch.cat([story.noisy, story.cleaned]).clamp(-1, 1)
     image = grid(pictures, len(story.lams), labels=captions * 2)
     return figure(
@@ -103,25 +95,36 @@ def _story(found: Findings) -> Html:
 
 
 def _data(found: Findings) -> Html:
-    train, held = found.subject.train, found.subject.held_out
+    train, held = found.subject.train, len(found.subject.held_out)
     channels, height, width = train.shape
     colour = "grey" if channels == 1 else "colour"
-    classes = (
-        f" of {len(train.classes)} kinds ({', '.join(train.classes)})" if train.classes else ""
-    )
-    note = f" {train.note}" if train.note else ""
+    names = ", ".join(train.classes)
+    classes = f" of {len(train.classes)} kinds ({names})" if train.classes else ""
     words = (
-        f"{len(train):,} {colour} pictures of {width} × {height} pixels{classes}; {len(held):,} more "
-        f"were kept away from training and serve as the test.{note}"
+        f"{len(train):,} {colour} pictures of {width} × {height} pixels{classes}; {held:,} more "
+        f"were kept away from training and serve as the test. {train.note}"
     )
-    parts = [f"<p>{text(words)}</p>"]
-    if found.subject.labels is None:
-        parts.append(
-            "<p class=note>There are no classes here (or only one), so the network learned the "
-            "pictures without labels; guidance and label agreement are left out.</p>"
-        )
-    caption = "Real pictures from the training set."
-    return Html("".join(parts) + figure(sheet(found.real, found.subject.plan.columns), caption))
+    unlabelled = (
+        ""
+        if found.subject.labels is not None
+        else '<p class="note">There are no classes here (or only one), so the network learned the '
+        "pictures without labels; guidance and label agreement are left out.</p>"
+    )
+    sheet_ = figure(sheet(found.real, found.subject.plan.columns), "Real training pictures.")
+    return Html(f"<p>{text(words)}</p>{unlabelled}{sheet_}")
+
+
+def _start(found: Findings) -> str:
+    image = picture(noise_sheet(found), "The starting noise")
+    about = (
+        "Every walk begins here. The picture in row 1, column 1 of every other sheet grew out of "
+        "the noise in row 1, column 1 of this one, and so on."
+    )
+    return (
+        f'<section class="view"><h3>The start: pure noise</h3><p>{about}</p>'
+        f"{formula('x ~ N(α·m, α²s² + σ²) ≈ N(0, I) for data of mean m and variance s²')}"
+        f'<p class="eq">Luo Eq. 33</p><figure>{image}</figure></section>'
+    )
 
 
 def _view(each: Shown, found: Findings) -> str:
@@ -131,11 +134,11 @@ def _view(each: Shown, found: Findings) -> str:
     image = sheet(each.x, found.subject.plan.columns)
     return (
         f'<section class="view"><h3>{text(view.title)}</h3><p>{text(view.about)}</p>'
-        f'<div class="formula">{text(view.formula)}</div>'
+        f"{formula(view.formula)}"
         f'<p class="eq">{text(view.equations)}</p>'
         f'<div class="facts"><b>{each.nfe} network evaluations</b>'
         f"<span>{view.steps} {_levels(each)}, {text(view.grid_name)}</span>{agreement}</div>"
-        f"{figure(image, '', alt=f'Samples by {view.title}')}</section>"
+        f"<figure>{picture(image, f'Samples by {view.title}')}</figure></section>"
     )
 
 
@@ -145,17 +148,7 @@ def _levels(each: Shown) -> str:
 
 def _training(found: Findings) -> Html:
     subject, trained = found.subject, found.subject.trained
-    words = (
-        f"The network ({trained.parameters:,} numbers) saw {trained.images:,} pictures in random "
-        f"order, each with a random amount of noise, in {trained.seconds:.0f} seconds of training. "
-        "It was told to say how the picture and the noise are mixed (“v”, a fixed mixture of the "
-        "two), and was corrected by the squared error, which is Luo's Eq. 99 or 130 up to a weight. "
-        "What is used here is a running average of its weights, written to a file and read back "
-        "before anything on this page was made."
-    )
-    parts = [f"<p>{text(words)}</p>"]
-    if trained.remark:
-        parts.append(f'<p class="note">{text(trained.remark)}</p>')
+    parts = [f'<p class="note">{text(trained.remark)}</p>'] if trained.remark else []
     if len(trained.log) > 1:
         seen = [entry["images"] for entry in trained.log]
         plot = loss_curve(seen, [entry["loss"] for entry in trained.log])
@@ -168,9 +161,8 @@ def _training(found: Findings) -> Html:
 
 
 def _commands(commands: Sequence[tuple[str, str]]) -> Html:
-    intro = "<p>Copy a line into the terminal, in the folder where the demo was started.</p>"
     lines = (f"<p>{text(what)}</p><pre>{text(command)}</pre>" for what, command in commands)
-    return Html(intro + "".join(lines))
+    return Html("".join(lines))
 
 
 def _in_words(count: int) -> str:

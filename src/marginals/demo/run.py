@@ -163,7 +163,7 @@ def _real(subject: Subject) -> Tensor:
     members = [torch.nonzero(source.labels == i)[:, 0] for i in range(len(source.classes))]
     rows = []
     for place, label in enumerate(labels.tolist()):
-        own = members[label]
+        own = members[label] if len(members[label]) else torch.arange(len(source))
         rows.append(int(own[place // subject.plan.columns % len(own)]))
     return source.batch(torch.tensor(rows))[0]
 
@@ -176,9 +176,11 @@ def _write(found: Findings) -> DemoResult:
     write_json(folder / "results.json", results)
     report = write_report(found, commands(found.subject))
     print(f"\n{table(found)}\n")
-    print(
-        f"report      {report}\npictures    {folder / 'pictures'}\ncheckpoint  {found.subject.run}"
-    )
+    minutes, seconds = divmod(round(sum(found.seconds.values())), 60)
+    print(f"done in {minutes} min {seconds} s\n")
+    print(f"report      {report}")
+    print(f"pictures    {folder / 'pictures'}")
+    print(f"checkpoint  {found.subject.run / 'model.safetensors'}")
     print("\nwhat next")
     for what, command in commands(found.subject):
         print(f"  {what}:\n    {command}")

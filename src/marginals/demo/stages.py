@@ -19,7 +19,7 @@ class Stages:
         self.count, self.seconds = count, dict[str, float]()
 
     @contextmanager
-    def __call__(self, title: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    def __call__(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """A stage of ``total`` network evaluations; without a total only its title is shown."""
         name = f"[{len(self.seconds) + 1}/{self.count}] {title}"
         began = time.monotonic()
@@ -30,7 +30,11 @@ class Stages:
             with tqdm(
                 total=total, desc=name, unit=" evaluations", unit_scale=True, dynamic_ncols=True
             ) as bar:
-                yield bar.update
+
+                def tick(done: int) -> None:
+                    bar.update(done)
+
+                yield tick
         self.seconds[title] = time.monotonic() - began
 
 

@@ -8,13 +8,14 @@ from marginals.demo.config import DemoConfig
 from marginals.demo.findings import Trained
 from marginals.demo.plan import Plan, training_config
 from marginals.demo.stages import TrainingBar
+from marginals.errors import MarginalsError
 from marginals.io.checkpoint import load_model
 from marginals.models import Model
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.run import Run, resume, train
 from marginals.train.setup import make_feed, make_model
-from marginals.train.stop import Stopped
+from marginals.train.stop import Diverged, Stopped
 from marginals.train.trial import run_trial
 
 __all__ = ["train_once"]
@@ -51,7 +52,12 @@ def _finished_run(
         run = Run(folder)
         if run.finished:
             return run, "The training was found finished and was not repeated."
-        return resume(folder, source=source, on_event=TrainingBar()), ""
+        try:
+            return resume(folder, source=source, on_event=TrainingBar()), ""
+        except (Stopped, Diverged):
+            raise
+        except MarginalsError as error:
+            raise MarginalsError(f"{error}; or begin the demo anew with --fresh") from None
     wanted = training_config(config, plan, config.images or plan.images)
     remark = ""
     if config.images is None:

@@ -31,7 +31,7 @@ from marginals.solvers import (
 
 __all__ = ["VIEWS", "Shown", "View", "labels_for", "show", "views_for", "walk"]
 
-Tick = Callable[[int], object]
+Tick = Callable[[int], None]
 """Called with a number of network evaluations that have just been done."""
 
 

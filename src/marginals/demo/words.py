@@ -6,11 +6,15 @@ with a perfect denoiser all routes meet. Each sentence here looks at the measure
 their standard errors and says what they show, also where they show something else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from marginals.demo.likelihoods import Difference, Likelihoods, difference
+from torch import Tensor
 
-__all__ = ["Gap", "explain"]
+from marginals.demo.likelihoods import Difference, Likelihoods, difference
+from marginals.demo.views import Shown
+
+__all__ = ["Gap", "explain", "likeness_words"]
 
 _CLEAR = 2.0
 """Standard errors from which on a difference counts as seen."""
@@ -51,9 +55,43 @@ def explain(found: Likelihoods) -> list[Gap]:
     ]
 
 
+def likeness_words(shown: Sequence[Shown]) -> str:
+    """Do walks without fresh noise end alike, and walks with fresh noise elsewhere? Measured as the
+    mean root mean square difference to Heun's pictures, the most accurate of the sheets."""
+    reference = next(each.x for each in shown if each.view.key == "heun")
+    plain = [each for each in shown if each.view.guidance == 1.0 and each.view.key != "heun"]
+    away = {each.view.key: _distance(each.x, reference) for each in plain}
+    smooth = [away[each.view.key] for each in plain if not each.view.solver.stochastic]
+    random = [away[each.view.key] for each in plain if each.view.solver.stochastic]
+    facts = (
+        f"Against Heun's pictures (black to white is 2), those of the other walks without fresh "
+        f"noise (DDIM, Euler, DPM-Solver++, rectified flow) differ by {_range(smooth)}, those of "
+        f"the walks that add fresh noise (DDPM, reverse SDE, Langevin) by {_range(random)}. "
+    )
+    if max(smooth) < min(random):
+        return facts + (
+            "So it should be: without fresh noise there is one smooth path from each noise to its "
+            "picture, and the methods only follow it more or less exactly; with fresh noise every "
+            "walk ends in another picture of the same kind."
+        )
+    return facts + (
+        "Walks without fresh noise should all end near one another. Here they do not all: some "
+        "take too few steps to follow this network's path."
+    )
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).flatten(1).square().mean(1).sqrt().mean())
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
 def measured(gap: Difference) -> str:
     """'0.123 ± 0.004 bits/dim'."""
-    return f"{gap.mean:+.3f} ± {gap.stderr:.3f} bits/dim"
+    stderr = f"± {gap.stderr:.3f} " if gap.stderr < float("inf") else "(error unknown) "
+    return f"{gap.mean:+.3f} {stderr}bits/dim".replace("-", "−")
 
 
 def _clear(gap: Difference) -> bool:
@@ -69,12 +107,12 @@ def _discretisation(gap: Difference, levels: int) -> tuple[bool, str]:
     if gap.mean > 0:
         return True, (
             f"The chain of {levels} steps is looser by {measured(gap)}, as theory says: every step "
-            "charges its whole length at the error of its noisier end, where the network errs more."
+            "is charged with the error at its noisier end, where the picture is harder to see."
         )
     return False, (
         f"The chain of {levels} steps is tighter by {measured(gap)}. Theory says it should be "
-        "looser when the network errs less at lower noise, so here it does not: its error grows "
-        "towards some cleaner levels, which more training there would mend."
+        "looser whenever the network sees the clean picture better at lower noise, so somewhere "
+        "this one does not: more training at those levels would mend it."
     )
 
 
@@ -99,11 +137,12 @@ def _halving(short: Difference, long: Difference, levels: int) -> tuple[bool, st
 
 
 def _variational(gap: Difference, ode_error: float) -> tuple[bool, str]:
+    signed = f"{ode_error:+.3f}".replace("-", "−")
     error = (
         ""
         if abs(ode_error) < _SMALL
         else (
-            f" (Half as many ODE steps would change the exact value by {ode_error:+.3f}, so its "
+            f" (Half as many ODE steps would change the exact value by {signed}, so its "
             f"own error is about {abs(ode_error) / 15:.4f}.)"
         )
     )
