@@ -75,9 +75,10 @@ class Mutant(NamedTuple):
 
 
 def _untouchable(tree: ast.AST) -> set[int]:
-    """Nodes that carry no arithmetic: types, messages, documentation."""
+    """Nodes that carry no arithmetic: types, messages, decorators."""
     skip: list[ast.AST] = []
     for node in ast.walk(tree):
+        skip.extend(getattr(node, "decorator_list", []))
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
             skip.append(node)
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
@@ -177,18 +178,18 @@ def plant(mutant: Mutant) -> str:
 
 
 def run_tests(source: Path, tests: list[str]) -> bool:
-    """True if all tests pass with the package at ``source``. Runs in a child of this process."""
+    """True if all tests pass in the copy at ``source``. Runs in a child of this process."""
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
         signal.alarm(TIME_LIMIT)
-        sys.path.insert(0, str(source))
+        sys.path.insert(0, str(source / "src"))
         import pytest
 
-        files = [str(ROOT / "tests/core" / f"test_{name}.py") for name in tests]
-        options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
+        files = [str(source / "tests/core" / f"test_{name}.py") for name in tests]
+        options = ["-x", "-q", "-p", "no:cacheprovider", f"-c{ROOT / 'pyproject.toml'}"]
         os._exit(int(pytest.main([*options, *files]) != 0))
     return os.waitpid(child, 0)[1] == 0
 
@@ -210,8 +211,11 @@ def main() -> None:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "src"
-        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        source = Path(folder)  # tests and all, so that the working tree may change meanwhile
+        for part in ("src", "tests/core"):
+            shutil.copytree(
+                ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__")
+            )
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         sys.dont_write_bytecode = True
         used = sorted({name for module in modules for name in TESTS[module]})
@@ -219,7 +223,7 @@ def main() -> None:
             sys.exit("The tests fail without any mutant; mend that first.")
         survivors, start = [], time.monotonic()
         for done, mutant in enumerate(chosen, 1):
-            target = source / "marginals" / f"{mutant.module}.py"
+            target = source / "src/marginals" / f"{mutant.module}.py"
             original = target.read_text()
             target.write_text(plant(mutant))
             survived = run_tests(source, TESTS[mutant.module])

@@ -49,7 +49,8 @@ def sample(
     x is the state at the first level, in ``denoiser.scaling`` units: ``Prior.start(noise, level)``
     makes one from standard normal noise. ``cond`` goes to the denoiser. ``seeds`` (one per picture,
     default 0..B−1) key the fresh noise of stochastic solvers: picture i is the same whatever the
-    rest of the batch is. Raises MarginalsError for levels that do not rise or a NaN result.
+    rest of the batch is. Raises MarginalsError for levels that do not rise, or if the result is not
+    finite.
     """
     levels = [denoiser.scaling(float(lam)) for lam in lams]
     rows = solver.table(levels)
@@ -57,9 +58,9 @@ def sample(
     if len(seeds) != len(x):
         raise MarginalsError(f"{len(x)} pictures need {len(x)} seeds, not {len(seeds)}.")
     out = _walk(denoiser, x, levels[0], rows, cond, seeds, callback)
-    if torch.isnan(out).any():
+    if not bool(torch.isfinite(out).all()):
         raise MarginalsError(
-            f"The walk with {solver.name} ended in NaN (not-a-number): the network's output is not "
+            f"The walk with {solver.name} ended in NaN or infinity: the network's output is not "
             "finite; use an earlier checkpoint, or float32 instead of half precision."
         )
     nfe = len({j for row in rows for j in row.d})

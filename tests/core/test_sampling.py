@@ -142,8 +142,9 @@ def test_a_broken_network_is_reported(bad):
         def __call__(self, x, lam, cond=None):
             return Estimate(x, lam, VP, torch.full_like(x, bad))
 
-    with pytest.raises(MarginalsError, match="not finite"):
-        sample(Broken(), X, LAMS, ddim())
+    for lams in (LAMS, LAMS[:-1]):
+        with pytest.raises(MarginalsError, match="not finite"):
+            sample(Broken(), X, lams, ddim())
 
 
 def test_bad_requests_are_refused():
