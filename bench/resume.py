@@ -26,6 +26,8 @@ from marginals.io.tensors import read_tensors
 from marginals.train import Event, Run, TrainConfig, resume, train
 from marginals.train.state import read_state_header
 
+TOO_SHORT = "the run ended before it could be killed often enough; give it more images"
+
 Start = Callable[[Path], int]
 """Starts a training process on a run folder and returns its process id."""
 
@@ -142,15 +144,15 @@ def bench(kills: int, start: Start, seed: int, work: Path) -> bool:
         mark(victim).unlink(missing_ok=True)
         pid = start(victim)
         if not wait_for_steps(victim, pid):
-            raise SystemExit("the run ended before it could be killed often enough; give it images")
-        delay = chance.uniform(0, length / kills)
+            raise SystemExit(TOO_SHORT)
+        delay = chance.uniform(0, 0.7 * length / kills)
         time.sleep(delay)
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            raise SystemExit("the run ended before it could be killed often enough; give it images")
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        if (seen := check(victim)) >= (Run(victim).config.images or 0):
+            raise SystemExit(TOO_SHORT)
         done += 1
-        print(f"{done:4d} {delay:9.2f} {check(victim):22d}   yes", flush=True)
+        print(f"{done:4d} {delay:9.2f} {seen:22d}   yes", flush=True)
     finish(start(victim))
     verdict = same(reference, victim)
     for what, identical in verdict.items():
