@@ -64,14 +64,13 @@ class Mixture:
 
     def _square_distances(self, x: Tensor, alpha: Real) -> Tensor:
         """‖x_b − α_b·m_k‖² as (B, K), without the cancellation of expanding the square."""
-        each = isinstance(alpha, Tensor) and alpha.ndim > 0
         rows = max(1, _CHUNK // self.means.numel())
-        parts = []
-        for first in range(0, len(x), rows):
-            part = slice(first, first + rows)
-            shift = alpha[part].unsqueeze(-1) if each else alpha
-            parts.append((x[part].unsqueeze(1) - shift * self.means).square().sum(-1))
-        return torch.cat(parts) if parts else x.new_empty(0, len(self.means))
+        shifts = torch.as_tensor(alpha, dtype=x.dtype, device=x.device).expand(len(x), 1)
+        parts = [
+            (part.unsqueeze(1) - shift.unsqueeze(-1) * self.means).square().sum(-1)
+            for part, shift in zip(x.split(rows), shifts.split(rows), strict=True)
+        ]
+        return torch.cat(parts)
 
     def _joint(self, x: Tensor, lam: Real, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         """log(w_k·N(x; α·m_k, V_k)) as (B, K), and V_k; w_k renormalised within the class."""
