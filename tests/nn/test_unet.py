@@ -187,3 +187,19 @@ def test_a_network_without_classes_refuses_one() -> None:
     assert torch.equal(net(x, t, torch.tensor([-1])), net(x, t))
     with pytest.raises(MarginalsError, match="without classes"):
         net(x, t, torch.tensor([0]))
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """On the meta device there are no numbers to look at: any look would raise."""
+    net = UNet(1, 8, num_classes=3, patch=2, **SMALL).to("meta")
+    x = torch.empty(2, 1, 8, 8, device="meta")
+    out = net(x, x[:, 0, 0, 0], torch.empty(2, dtype=torch.long, device="meta"))
+    assert out.shape == x.shape and out.device.type == "meta"
+
+
+def test_it_is_one_graph_for_the_compiler() -> None:
+    net = awake(UNet(1, 8, num_classes=3, patch=2, **SMALL))
+    x, t = draw(1, 8)
+    cond = torch.tensor([0, 2, -1])
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, t, cond), net(x, t, cond))
