@@ -232,6 +232,14 @@ def test_means_errors_and_ticks():
         assert seen == [(i, total) for i in range(1, total + 1)] and result.nfe == total
 
 
+def test_a_single_picture_is_a_batch_too():
+    pixels = torch.randint(0, 256, (1, 1, 2, 2)).to(torch.uint8)
+    oracle = Mixture(torch.zeros(1, 1, 2, 2), 0.5)
+    for route, x in ((elbo, pixels), (discrete_elbo, pixels), (ode_log_prob, pixels / 255.0)):
+        bound = route(oracle, x, ENDS)
+        assert bound.nats.shape == (1,) and bound.dims == 4 and bound.stderr == math.inf
+
+
 def test_randomness_comes_from_the_generator_alone():
     for route in (elbo, discrete_elbo, ode_log_prob):
         a, b, c = (route(mixture(), points(), ENDS, generator=generator(s)).nats for s in (1, 1, 2))
