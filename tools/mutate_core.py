@@ -151,9 +151,9 @@ def _unwrap(position: str) -> Callable[[ast.AST], ast.AST]:
     return lambda call: call.args[0] if position == "args" else call.func.value  # type: ignore[attr-defined]
 
 
-def mutants(module: str) -> Iterator[Mutant]:
+def mutants(module: str, source: str) -> Iterator[Mutant]:
     """Every mistake this tool knows how to make in a module."""
-    tree = ast.parse((ROOT / "src/marginals" / f"{module}.py").read_text())
+    tree = ast.parse(source)
     skip = _untouchable(tree)
     for index, node in enumerate(ast.walk(tree)):
         if id(node) not in skip:
@@ -169,9 +169,9 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.old else super().visit(node)
 
 
-def plant(mutant: Mutant) -> str:
+def plant(mutant: Mutant, source: str) -> str:
     """The source of the module with the mistake in it."""
-    tree = ast.parse((ROOT / "src/marginals" / f"{mutant.module}.py").read_text())
+    tree = ast.parse(source)
     node = list(ast.walk(tree))[mutant.node]
     changed = mutant.change(copy.copy(node))
     return ast.unparse(ast.fix_missing_locations(_Replace(node, changed).visit(tree)))
@@ -201,31 +201,31 @@ def main() -> None:
     parser.add_argument("--only", default="", help="one module, e.g. schedule or solvers/rules")
     asked = parser.parse_args()
     modules = [asked.only] if asked.only else list(TESTS)
-    every = [mutant for module in modules for mutant in mutants(module)]
-    random.Random(asked.seed).shuffle(every)
-    chosen = every[: asked.count or None]
-    print(f"{len(chosen)} of {len(every)} mutants", flush=True)
 
     import pytest  # noqa: F401, held by every child
     import torch
 
     torch.set_num_threads(1)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder)  # tests and all, so that the working tree may change meanwhile
+        stale = shutil.ignore_patterns("__pycache__")
         for part in ("src", "tests/core"):
-            shutil.copytree(
-                ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        sys.dont_write_bytecode = True
+            shutil.copytree(ROOT / part, source / part, ignore=stale)
+        files = {module: source / "src/marginals" / f"{module}.py" for module in modules}
+        every = [m for name, file in files.items() for m in mutants(name, file.read_text())]
+        random.Random(asked.seed).shuffle(every)
+        chosen = every[: asked.count or None]
+        print(f"{len(chosen)} of {len(every)} mutants", flush=True)
         used = sorted({name for module in modules for name in TESTS[module]})
         if not run_tests(source, used):
             sys.exit("The tests fail without any mutant; mend that first.")
         survivors, start = [], time.monotonic()
         for done, mutant in enumerate(chosen, 1):
-            target = source / "src/marginals" / f"{mutant.module}.py"
+            target = files[mutant.module]
             original = target.read_text()
-            target.write_text(plant(mutant))
+            target.write_text(plant(mutant, original))
             survived = run_tests(source, TESTS[mutant.module])
             target.write_text(original)
             if survived:
