@@ -1,15 +1,17 @@
 """How much of everything the demo does, so that it takes at most four minutes on two CPU cores."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import marginals.data
 from marginals.data.pictures import PictureSource
 from marginals.demo.config import DemoConfig
 from marginals.train.config import TrainConfig
 
-__all__ = ["Plan", "plan_for", "training_config"]
+__all__ = ["Plan", "load_pictures", "plan_for", "training_config"]
 
 _OWN_SIZE = 32
-"""Side to which a person's own pictures are scaled, so that training takes minutes, not hours."""
+"""Side to which a person's own pictures are scaled."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,23 @@ def plan_for(source: PictureSource) -> Plan:
     return _FASHION if source.name == "fashion" else _OWN
 
 
-def picture_size(config: DemoConfig) -> int | None:
-    """The side to scale to: small for a person's own pictures, None (as they are) for ours."""
-    return None if config.data in ("fashion", "digits") else _OWN_SIZE
+def load_pictures(data: str) -> tuple[PictureSource, PictureSource]:
+    """(train, held out). Large or odd sizes become 32×32: the demo has minutes, not hours."""
+    path = Path(data).expanduser()
+    if path.exists() and path.suffix != ".npz":
+        return marginals.data.load(data, size=_OWN_SIZE)
+    train, held_out = marginals.data.load(data)
+    _, height, width = train.shape
+    if height == width <= _OWN_SIZE and width % 4 == 0:
+        return train, held_out
+    return marginals.data.load(data, size=_OWN_SIZE)
 
 
-def training_config(config: DemoConfig, plan: Plan, images: int) -> TrainConfig:
+def training_config(config: DemoConfig, plan: Plan, side: int, images: int) -> TrainConfig:
     """The run that `marginals train --resume` can go on with."""
     return TrainConfig(
         data=config.data,
-        size=picture_size(config),
+        size=side,
         formulation="v",
         network=plan.network,
         images=images,

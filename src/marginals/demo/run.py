@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import marginals.data
 from marginals.demo import agreement, judge, likelihoods
 from marginals.demo.config import DemoConfig
 from marginals.demo.findings import Findings, Subject, as_dict, table
 from marginals.demo.folder import open_folder
 from marginals.demo.next_steps import commands
-from marginals.demo.plan import picture_size, plan_for
+from marginals.demo.plan import load_pictures, plan_for
 from marginals.demo.report import write_report
 from marginals.demo.sheets import write_sheets
 from marginals.demo.stages import Stages
@@ -52,7 +51,7 @@ def demo(config: DemoConfig | None = None) -> DemoResult:
     config = config or DemoConfig()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    train, held_out = marginals.data.load(config.data, size=picture_size(config))
+    train, held_out = load_pictures(config.data)
     folder = open_folder(config)
     stages = Stages(_STAGES)
     with stages("learn the pictures"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from marginals.models import Grid, Model
 from marginals.sampling import SampleResult
 from marginals.scaling import FLOW, VE, VP, Scaling
-from marginals.schedule import Cosine, Logit
+from marginals.schedule import Cosine, Logit, NoiseSchedule
 from marginals.solvers import (
     Solver,
     ddim,
@@ -59,6 +59,13 @@ class View:
         """Calls of the network per picture; guidance asks it twice at every step."""
         calls = self.solver.evaluations([self.scaling(lam) for lam in self.lams(model)])
         return calls if self.guidance == 1.0 else 2 * calls
+
+
+def _visible(lam_min: float, lam_max: float) -> NoiseSchedule:
+    """Equal steps of λ as far as an eye sees the noise; one denoising goes the rest of the way.
+
+    Langevin's noise has to settle anew at every level, so its moves are spent where they show."""
+    return uniform_lam(lam_min, min(lam_max, 6.0))
 
 
 VIEWS: tuple[View, ...] = (
@@ -138,12 +145,12 @@ VIEWS: tuple[View, ...] = (
     View(
         "langevin",
         "Annealed Langevin dynamics",
-        langevin(corrections=4, step=0.35),
-        25,
-        uniform_lam,
-        "equal steps of λ, 4 moves at each",
+        langevin(corrections=2, step=0.5),
+        50,
+        _visible,
+        "equal steps of λ up to 6, two moves at each",
         "Luo Eq. 158 level by level, last step Eq. 133; Song and Ermon 2019",
-        "x ← x + c·score + √(2c)·z,   c = 0.35·σ²",
+        "x ← x + c·score + √(2c)·z,   c = σ²/2",
         "At every noise level: climb a little towards likelier pictures, jiggle, repeat; then "
         "lower the noise.",
         VE,

@@ -1,0 +1,126 @@
+"""The whole demo on a few tiny pictures: everything is there, whole, and can be repeated."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+
+from marginals import cli
+from marginals.demo import DemoConfig, demo
+from marginals.demo.plan import Plan
+from marginals.demo.views import VIEWS
+from marginals.io.checkpoint import load_model
+from marginals.io.pictures import read_parameters
+from marginals.train.stop import Stopped
+
+SMALL = Plan(
+    "tiny", images=64, minutes=1.0, columns=2, rows=1, judged=4, judged_slow=4, compared=2,
+    measured=3, levels=4, ode_steps=2, classifier_images=96,
+)  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr("marginals.demo.run.plan_for", lambda source: SMALL)
+
+
+class Page(HTMLParser):
+    """Tags left open, and everything a browser would fetch."""
+
+    VOID = {"meta", "img", "br", "link", "hr"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.fetched, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_everything_is_there(small, archive, tmp_path, capsys):
+    out = tmp_path / "out"
+    result = demo(DemoConfig(data=str(archive()), out=out, images=64))
+    html = result.report.read_text(encoding="utf-8")
+    page = Page()
+    page.feed(html)
+    assert page.open == [] and "{{" not in html
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in page.fetched)
+    assert not re.search(r"@import|url\(|<script|<link", html)
+    words = "".join(page.words)
+    printed = capsys.readouterr().out
+    for view in VIEWS:
+        assert view.title in words and view.title in printed
+        assert read_parameters(out / "pictures" / f"{view.key}.png")["view"] == view.title
+    results = json.loads((out / "results.json").read_text())
+    assert results == result.results
+    assert [r["route"] for r in results["likelihood"]["routes"]] == [
+        "discrete", "discrete_2", "continuous", "ode", "decoder",
+    ]  # fmt: skip
+    assert results["training"]["images"] == 64
+    assert all(check["agrees"] for check in results["agreement"])
+    assert results["classifier"]["held_out_accuracy"] <= 1
+    assert load_model(result.checkpoint).data.classes == ("dark", "light")
+
+
+def test_its_commands_work_as_printed(small, archive, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo(DemoConfig(data=str(archive()), images=64))
+    printed = capsys.readouterr().out
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("    marginals ")]
+    samples = [line for line in lines if line.startswith("marginals sample")]
+    longer = next(line for line in lines if "--resume" in line)
+    assert len(lines) == 6 and len(samples) == 2
+    for line in samples:
+        assert cli.main([*shlex.split(line)[1:], "-n", "2", "--steps", "2"]) == 0
+    words = shlex.split(longer)[1:]
+    words[words.index("--images") + 1] = "96"
+    assert cli.main(words) == 0
+    again = next(line for line in lines if line.startswith("marginals demo --data /"))
+    monkeypatch.setattr("marginals.demo.training.train", None)  # it must not train again
+    assert demo(DemoConfig(data=shlex.split(again)[3])).results["training"]["images"] == 96
+
+
+def test_the_same_seed_gives_the_same_numbers(small, archive, tmp_path):
+    first, second = (
+        demo(DemoConfig(data=str(archive()), out=tmp_path / name, images=32, seed=2)).results
+        for name in "ab"
+    )
+    for each in (first, second):
+        each.pop("seconds"), each["training"].pop("seconds"), each["settings"].pop("out")
+    assert first == second
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_without_classes_the_label_parts_are_left_out(small, archive, tmp_path, classes):
+    result = demo(DemoConfig(data=str(archive(classes)), out=tmp_path / "out", images=32))
+    assert "left out" in result.results["classifier"]
+    assert all(view["label_agreement"] is None for view in result.results["views"])
+    assert "guided" not in {view["view"] for view in result.results["views"]}
+    assert "left out" in result.report.read_text(encoding="utf-8")
+
+
+def test_a_stopped_demo_goes_on_without_training_again(small, archive, tmp_path, monkeypatch):
+    config = DemoConfig(data=str(archive()), out=tmp_path / "out", images=32)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("marginals.demo.run.show", interrupted)
+        with pytest.raises(Stopped, match="the same command goes on"):
+            demo(config)
+    assert not (tmp_path / "out" / "report.html").exists()
+    before = (tmp_path / "out" / "run" / "model.safetensors").stat().st_mtime_ns
+    demo(config)
+    assert (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "run" / "model.safetensors").stat().st_mtime_ns == before
