@@ -2,6 +2,7 @@
 
 import shlex
 
+from marginals.demo.config import DemoConfig
 from marginals.demo.findings import Subject
 
 __all__ = ["commands"]
@@ -13,9 +14,6 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
     """(what it does, command) pairs; the commands work as they stand, in the same folder."""
     run = shlex.quote(str(subject.run))
     longer = max(5 * subject.trained.images, _LONGER)
-    again = f"marginals demo --data {shlex.quote(subject.config.data)}"
-    if subject.config.out is not None:
-        again += f" --out {shlex.quote(str(subject.config.out))}"
     more = f"marginals sample {run} --solver dpmpp_2m --steps 20 --seed 100 -n 64"
     chain = f"marginals sample {run} --solver ddpm --steps 200 -n 16"
     if subject.labels is not None:
@@ -28,7 +26,7 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
             "Train longer (Ctrl-C stops and saves)",
             f"marginals train --resume {run} --images {longer}",
         ),
-        ("Look at everything again afterwards", again),
+        ("Look at everything again afterwards", _again(subject.config)),
         (
             "The demo with your own pictures, one sub-folder per kind",
             "marginals demo --data path/to/pictures",
@@ -38,3 +36,14 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
             "marginals train --data path/to/pictures --minutes 30 --out runs/mine",
         ),
     ]
+
+
+def _again(config: DemoConfig) -> str:
+    """The command that goes on with this demo: its own settings, as far as they decide anything."""
+    words = ["marginals", "demo", "--data", config.data]
+    for name in ("out", "images", "minutes", "threads"):
+        if (value := getattr(config, name)) is not None:
+            words += [f"--{name}", str(value)]
+    if config.seed:
+        words += ["--seed", str(config.seed)]
+    return shlex.join(words)

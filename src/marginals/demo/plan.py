@@ -69,11 +69,14 @@ def load_pictures(data: str) -> tuple[PictureSource, PictureSource]:
     return marginals.data.load(data, size=_OWN_SIZE)
 
 
-def training_config(config: DemoConfig, plan: Plan, side: int, images: int) -> TrainConfig:
+def training_config(
+    config: DemoConfig, plan: Plan, source: PictureSource, images: int
+) -> TrainConfig:
     """The run that `marginals train --resume` can go on with."""
     return TrainConfig(
         data=config.data,
-        size=side,
+        size=source.shape[-1],
+        conditional=len(source.classes) > 1,
         formulation="v",
         network=plan.network,
         images=images,

@@ -58,7 +58,7 @@ def _finished_run(
             raise
         except MarginalsError as error:
             raise MarginalsError(f"{error}; or begin the demo anew with --fresh") from None
-    wanted = training_config(config, plan, source.shape[-1], config.images or plan.images)
+    wanted = training_config(config, plan, source, config.images or plan.images)
     remark = ""
     if config.images is None:
         images = _affordable(wanted, source, config.minutes or plan.minutes)
