@@ -157,6 +157,13 @@ def test_edm_is_karras_loss():
     assert torch.allclose(got, wanted, rtol=1e-10, atol=0)
 
 
+def test_edm_weighting_follows_its_parameters():
+    """EDM2 (Karras et al. 2024): P_mean −0.4, P_std 1.0, that is λ ~ N(0.8, 2²)."""
+    normal = torch.distributions.Normal(LAM.new_tensor(0.8), LAM.new_tensor(2.0))
+    wanted = normal.log_prob(LAM).exp() * ((-LAM).exp() / 0.09 + 1.0)
+    assert torch.allclose(Edm(-0.4, 1.0, 0.3)(LAM), wanted, rtol=1e-12)
+
+
 def test_min_snr_caps_what_a_v_network_is_charged():
     """Hang et al. 2023: weight min(SNR, γ) on the x0 error; for v that is min(SNR, γ)/(SNR + 1)."""
     base, snr = Mse(EPS, Cosine()), LAM.exp()

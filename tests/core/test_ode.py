@@ -80,6 +80,16 @@ def test_traces_against_the_jacobian():
     assert (guesses - truth).abs().max() > 1e-3  # and one alone is not
 
 
+def test_traces_of_pictures():
+    x = torch.randn(2, 2, 1, 3, dtype=torch.float64, requires_grad=True)
+    jacobian = torch.autograd.functional.jacobian(curved, x.detach()).reshape(2, 6, 2, 6)
+    truth = torch.stack([jacobian[b, :, b].trace() for b in range(2)])
+    assert torch.allclose(exact_trace(curved(x), x), truth, rtol=1e-12)
+    probe = torch.randn_like(x)
+    wanted = [probe[b].flatten() @ jacobian[b, :, b] @ probe[b].flatten() for b in range(2)]
+    assert torch.allclose(hutchinson(probe.detach())(curved(x), x), torch.stack(wanted).detach())
+
+
 def test_one_probe_is_one_quadratic_form():
     x, probe = X.clone().requires_grad_(), torch.tensor([1.0, -2.0, 0.5]).double()
     jacobian = torch.autograd.functional.jacobian(curved, X)

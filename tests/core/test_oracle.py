@@ -264,7 +264,8 @@ def test_a_gaussian_on_a_plane_is_legal():
 
 
 REFUSED = {
-    "nan": lambda: Mixture(torch.tensor([[math.nan]]), 1.0),
+    "nan": lambda: Mixture(torch.tensor([[math.nan], [0.0]]), 1.0),
+    "nan std": lambda: Mixture(torch.zeros(2, 1), [1.0, math.nan]),
     "infinite mean": lambda: Mixture(torch.tensor([[math.inf]]), 1.0),
     "std": lambda: Mixture(torch.zeros(1, 1), -1.0),
     "weight": lambda: Mixture(torch.zeros(2, 1), 1.0, torch.tensor([1.0, -3.0])),
@@ -275,6 +276,7 @@ REFUSED = {
     ),
     "no classes": lambda: Mixture(torch.zeros(1, 1), 1.0).class_posterior(torch.zeros(1, 1), 0.0),
     "unknown class": lambda: line()(torch.zeros(1, 1), 0.0, torch.tensor([7])),
+    "one of them": lambda: line()(torch.zeros(2, 1), 0.0, torch.tensor([1, 7])),
 }
 
 
