@@ -175,6 +175,27 @@ def test_labels_give_conditional_likelihoods():
         assert bool(((mean - truth).abs() < 5 * spread + slack).all())
 
 
+def test_known_noise_is_taken_off():
+    """At the mean of Gaussian data ε − ε̂ = c·ε, so the estimate is c² whatever ε was drawn."""
+    oracle, ends = Mixture(torch.full((1, 3), 0.25), 0.6), Ends(-6.0, 9.0, Prior(0.25, 0.6))
+    x0 = torch.full((50, 3), 0.25, dtype=torch.float64)
+    bound = discrete_elbo(oracle, x0, ends, steps=9, generator=generator())
+    lams = np.linspace(-6.0, 9.0, 10)
+    c = 0.36 * np.exp(lams[:-1]) / (1 + 0.36 * np.exp(lams[:-1]))
+    wanted = -3 * (0.5 * np.expm1(np.diff(lams)) * c**2).sum()
+    assert torch.allclose(bound.terms["denoising"], torch.full((50,), wanted).double(), rtol=1e-6)
+
+
+def test_data_without_any_spread():
+    """Constant pictures: nothing is left to say, P = 1."""
+    pixels = torch.full((6, 1, 2, 2), 37, dtype=torch.uint8)
+    x = (2.0 * pixels[:1].double() + 1.0) / 256 - 1.0
+    ends = Ends(-8.0, 14.0, Prior(x.mean().item(), 0.0))
+    for route in (elbo, discrete_elbo):
+        bits = route(empirical(x), pixels, ends, generator=generator()).bits_per_dim()
+        assert bits.abs().max() < 1e-3
+
+
 def test_whole_number_pictures_have_probabilities():
     """Two pictures with probability ½ each: log P = −log 2, not a density."""
     pictures = torch.tensor([[[[10, 200], [30, 77]]], [[[250, 3], [128, 90]]]], dtype=torch.uint8)
@@ -249,6 +270,7 @@ def test_randomness_comes_from_the_generator_alone():
 REFUSED = {
     "infinite": lambda: Ends(-math.inf, 5.0),
     "nan": lambda: Ends(-1.0, math.nan),
+    "infinitely clean": lambda: Ends(-1.0, math.inf),
     "order": lambda: Ends(5.0, -5.0),
     "pixels": lambda: ode_log_prob(mixture(), torch.zeros(1, 2, dtype=torch.uint8), ENDS),
     "no steps": lambda: ode_log_prob(mixture(), points(), ENDS, steps=0),
