@@ -29,7 +29,7 @@ class DemoConfig(BaseModel):
     fresh: bool = False
     """Replace an earlier demo in the folder instead of going on with it."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; by default one per core."""
+    """CPU threads; by default what a short trial finds to be the fastest."""
 
     if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors
 

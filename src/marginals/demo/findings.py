@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from marginals.data.pictures import PictureSource
@@ -106,6 +107,7 @@ def as_dict(found: Findings) -> dict[str, Any]:
             "images": subject.trained.images,
             "parameters": subject.trained.parameters,
             "seconds": round(subject.trained.seconds, 1),
+            "threads": torch.get_num_threads(),
         },
         "views": [_view(each, found) for each in found.shown],
         "likelihood": _likelihood(found),

@@ -17,7 +17,7 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
     more = f"marginals sample {run} --solver dpmpp_2m --steps 20 --seed 100 -n 64"
     chain = f"marginals sample {run} --solver ddpm --steps 200 -n 16"
     if subject.labels is not None:
-        more += " --guidance 2"
+        more += " --guidance 3"
         chain += f" --label {shlex.quote(subject.train.classes[-1])}"
     return [
         ("More pictures", more),

@@ -43,11 +43,11 @@ class Plan:
     classifier_images: int = 60_000
 
 
-_FASHION = Plan("demo", images=100_000, minutes=1.7)
+_FASHION = Plan("demo", images=100_000, minutes=2.0)
 _DIGITS = Plan(
-    "tiny", images=30_000, minutes=0.5, judged=200, judged_slow=100, classifier_images=20_000
+    "tiny", images=30_000, minutes=0.6, judged=200, judged_slow=100, classifier_images=20_000
 )
-_OWN = Plan("demo", images=80_000, minutes=1.7)
+_OWN = Plan("demo", images=80_000, minutes=2.0)
 
 
 def plan_for(source: PictureSource) -> Plan:
@@ -69,9 +69,7 @@ def load_pictures(data: str) -> tuple[PictureSource, PictureSource]:
     return marginals.data.load(data, size=_OWN_SIZE)
 
 
-def training_config(
-    config: DemoConfig, plan: Plan, source: PictureSource, images: int
-) -> TrainConfig:
+def training_config(config: DemoConfig, plan: Plan, source: PictureSource) -> TrainConfig:
     """The run that `marginals train --resume` can go on with."""
     return TrainConfig(
         data=config.data,
@@ -79,7 +77,7 @@ def training_config(
         conditional=len(source.classes) > 1,
         formulation="v",
         network=plan.network,
-        images=images,
+        images=config.images or plan.images,
         batch=plan.batch,
         lr=plan.lr,
         warmup=2_000,

@@ -1,7 +1,10 @@
 """Train once, save, and load the checkpoint back from disk: everything later sees only the file."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from marginals.data.pictures import PictureSource
 from marginals.demo.config import DemoConfig
@@ -16,7 +19,7 @@ from marginals.train.engine import Engine
 from marginals.train.run import Run, resume, train
 from marginals.train.setup import make_feed, make_model
 from marginals.train.stop import Diverged, Stopped
-from marginals.train.trial import run_trial
+from marginals.train.trial import Trial, run_trial
 
 __all__ = ["train_once"]
 
@@ -48,34 +51,54 @@ def train_once(
 def _finished_run(
     config: DemoConfig, plan: Plan, source: PictureSource, folder: Path
 ) -> tuple[Run, str]:
-    if (folder / "config.yaml").is_file():
-        run = Run(folder)
-        if run.finished:
-            return run, "The training was found finished and was not repeated."
-        try:
-            return resume(folder, source=source, on_event=TrainingBar()), ""
-        except (Stopped, Diverged):
-            raise
-        except MarginalsError as error:
-            raise MarginalsError(f"{error}; or begin the demo anew with --fresh") from None
-    wanted = training_config(config, plan, source, config.images or plan.images)
-    remark = ""
-    if config.images is None:
-        images = _affordable(wanted, source, config.minutes or plan.minutes)
-        if config.minutes is None and images < plan.images:
-            remark = (
-                f"This machine is slow or busy: {images:,} pictures fit into the time for "
-                f"training, where {plan.images:,} were planned; --images {plan.images} takes the "
-                "time it needs."
-            )
-        images = images if config.minutes is not None else min(images, plan.images)
-        wanted = wanted.with_changes(images=images)
-    return train(wanted, source=source, on_event=TrainingBar()), remark
+    if not (folder / "config.yaml").is_file():
+        wanted, remark = _pace(training_config(config, plan, source), config, plan, source)
+        return train(wanted, source=source, on_event=TrainingBar()), remark
+    run = Run(folder)
+    if run.config.threads is not None:  # those that were the fastest when the run began
+        torch.set_num_threads(run.config.threads)
+    if run.finished:
+        return run, "The training was found finished and was not repeated."
+    try:
+        return resume(folder, source=source, on_event=TrainingBar()), ""
+    except (Stopped, Diverged):
+        raise
+    except MarginalsError as error:
+        raise MarginalsError(f"{error}; or begin the demo anew with --fresh") from None
 
 
-def _affordable(config: TrainConfig, source: PictureSource, minutes: float) -> int:
-    """How many pictures this machine can train on in that time, from a trial of two seconds."""
+def _pace(
+    wanted: TrainConfig, config: DemoConfig, plan: Plan, source: PictureSource
+) -> tuple[TrainConfig, str]:
+    """The number of threads and of pictures that suit this machine, and what to say about it.
+
+    Small networks are often fastest on few threads, above all on a machine that has other work."""
+    trials = {}
+    for threads in [config.threads] if config.threads else _choices():
+        torch.set_num_threads(threads)
+        trials[threads] = _trial(wanted, source)
+    threads = min(trials, key=lambda each: trials[each].seconds_per_image)
+    torch.set_num_threads(threads)
+    wanted = wanted.with_changes(threads=threads)
+    if config.images is not None:
+        return wanted, ""
+    images = trials[threads].images_in(config.minutes or plan.minutes, plan.batch)
+    if config.minutes is None and images < plan.images:
+        return wanted.with_changes(images=images), (
+            f"This machine is slow or busy: {images:,} pictures fit into the time for training, "
+            f"where {plan.images:,} were planned; --images {plan.images} takes the time it needs."
+        )
+    return wanted.with_changes(images=images if config.minutes else plan.images), ""
+
+
+def _choices() -> list[int]:
+    """Numbers of threads worth trying."""
+    cores = os.cpu_count() or 1
+    return sorted({1, min(4, cores), cores})
+
+
+def _trial(config: TrainConfig, source: PictureSource) -> Trial:
+    """One second of training on a copy that is thrown away."""
     engine = Engine(config.precision)
     model = engine.place(make_model(config, source, None))
-    feed = make_feed(config, source, model, engine)
-    return run_trial(config, model, feed, engine, 2.0).images_in(minutes, config.batch)
+    return run_trial(config, model, make_feed(config, source, model, engine), engine, 1.0)

@@ -61,11 +61,11 @@ class View:
         return calls if self.guidance == 1.0 else 2 * calls
 
 
-def _visible(lam_min: float, lam_max: float) -> NoiseSchedule:
-    """Equal steps of λ as far as an eye sees the noise; one denoising goes the rest of the way.
+def _noisy(lam_min: float, lam_max: float) -> NoiseSchedule:
+    """Equal steps of λ down to a noise that one denoising can remove.
 
-    Langevin's noise has to settle anew at every level, so its moves are spent where they show."""
-    return uniform_lam(lam_min, min(lam_max, 6.0))
+    Langevin's noise has to settle anew at every level, so its moves are spent where they count."""
+    return uniform_lam(lam_min, min(lam_max, 4.0))
 
 
 VIEWS: tuple[View, ...] = (
@@ -145,12 +145,12 @@ VIEWS: tuple[View, ...] = (
     View(
         "langevin",
         "Annealed Langevin dynamics",
-        langevin(corrections=2, step=0.5),
-        50,
-        _visible,
-        "equal steps of λ up to 6, two moves at each",
+        langevin(corrections=1, step=0.35),
+        150,
+        _noisy,
+        "equal steps of λ up to 4, one move at each",
         "Luo Eq. 158 level by level, last step Eq. 133; Song and Ermon 2019",
-        "x ← x + c·score + √(2c)·z,   c = σ²/2",
+        "x ← x + c·score + √(2c)·z,   c = 0.35·σ²",
         "At every noise level: climb a little towards likelier pictures, jiggle, repeat; then "
         "lower the noise.",
         VE,
@@ -170,16 +170,16 @@ VIEWS: tuple[View, ...] = (
     ),
     View(
         "guided",
-        "DPM-Solver++ 2M with guidance γ = 2",
+        "DPM-Solver++ 2M with guidance γ = 3",
         dpmpp_2m(),
         20,
         karras,
         "Karras levels (ρ = 7)",
         "Luo Eq. 170; Ho and Salimans 2022",
-        "γ·score(x | class) + (1 − γ)·score(x),   γ = 2",
+        "γ·score(x | class) + (1 − γ)·score(x),   γ = 3",
         "Exaggerate what makes the class the class: the network is asked twice at each step, with "
         "and without the label. Clearer pictures, less variety.",
-        guidance=2.0,
+        guidance=3.0,
     ),
 )
 
