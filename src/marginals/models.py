@@ -9,7 +9,8 @@ There is one class. DDPM, VDM, EDM, rectified flow and the score SDEs differ in 
 every scaling, and measured by every likelihood.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,14 +144,16 @@ class Model(nn.Module):
             raise MarginalsError(f"Ask for at least 1 picture, not {n}.")
         if batch < 1:
             raise MarginalsError(f"A batch holds at least 1 picture, not {batch}.")
+        if guidance != 1.0 and cond is None:
+            raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
         lams = grid(levels(self.lam_min, self.lam_max), steps)
         denoiser, results = self.guided(guidance), []
         for first in range(0, n, batch):
             part = slice(first, first + batch)
-            results.append(
-                sample(
+            with self._evaluating():
+                result = sample(
                     denoiser,
                     self.start(seeds[part]),
                     lams,
@@ -159,16 +162,18 @@ class Model(nn.Module):
                     seeds=seeds[part],
                     callback=callback,
                 )
-            )
+            results.append(result)
         return replace(results[0], x=torch.cat([result.x for result in results]))
 
     def elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
         """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
-        return elbo(self.net, x, self.ends, cond=cond, **options)
+        with self._evaluating():
+            return elbo(self.net, x, self.ends, cond=cond, **options)
 
     def discrete_elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
         """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
-        return discrete_elbo(self.net, x, self.ends, cond=cond, **options)
+        with self._evaluating():
+            return discrete_elbo(self.net, x, self.ends, cond=cond, **options)
 
     def log_prob(
         self,
@@ -184,16 +189,9 @@ class Model(nn.Module):
         first."""
         if x.dtype == torch.uint8:
             x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
-        return ode_log_prob(
-            self.net,
-            x,
-            self.ends,
-            steps=steps,
-            cond=cond,
-            exact=exact,
-            generator=generator,
-            tick=tick,
-        )
+        options = {"steps": steps, "exact": exact, "generator": generator, "tick": tick}
+        with self._evaluating():
+            return ode_log_prob(self.net, x, self.ends, cond=cond, **options)
 
     def convert(self, scaling: Scaling) -> "Model":
         """The same model presented in other units, sharing every weight. Nothing is retrained."""
@@ -207,6 +205,16 @@ class Model(nn.Module):
         )
         ends = {"lam_min": self.lam_min, "lam_max": self.lam_max}
         return Model(twin, self.schedule, self.objective, **ends, data=self.data)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Dropout and its like switched off, and afterwards as they were."""
+        was = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was)
 
     def _shape(self) -> tuple[int, ...]:
         if self.data is None:

@@ -43,7 +43,7 @@ def to_uint8(pictures: Tensor) -> Tensor:
             "The pictures contain NaN (not-a-number) values, so they cannot be saved; "
             "the model that made them has diverged: go back to an earlier checkpoint."
         )
-    return ((pictures.float() + 1.0) / BIN_WIDTH).floor().clamp_(0, BINS - 1).to(torch.uint8)
+    return ((pictures.double() + 1.0) / BIN_WIDTH).floor().clamp_(0, BINS - 1).to(torch.uint8)
 
 
 def dequantise(pixels: Tensor, u: Tensor) -> Tensor:
@@ -51,7 +51,12 @@ def dequantise(pixels: Tensor, u: Tensor) -> Tensor:
 
     A density has no meaning on whole numbers: a model could put infinite density on them. Uniform
     dequantisation (Uria et al. 2013) makes the density's expectation a lower bound on log P(k).
+
+    u is cut to the digits that k + u can keep (16 binary ones in float32), so that rounding never
+    lifts a pixel into the next bin. Half precision has no digits for this.
     """
+    grain = 0.5 * BINS * torch.finfo(u.dtype).eps
+    u = (u / grain).floor() * grain
     return (pixels.to(u.dtype) + u) * BIN_WIDTH - 1.0
 
 

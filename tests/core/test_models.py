@@ -267,3 +267,40 @@ def test_prediction_and_objective_are_kept_by_conversion():
     )  # fmt: skip
     assert twin.schedule is model.schedule and twin.objective is model.objective
     assert (twin.lam_min, twin.lam_max, twin.data) == (model.lam_min, model.lam_max, STATS)
+
+
+class _Dropout(torch.nn.Module):
+    """A network whose answer depends on its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 1)
+
+    def forward(self, x, t):
+        return torch.nn.functional.dropout(self.layer(x), 0.5, self.training)
+
+
+def test_walks_and_likelihoods_run_without_dropout_and_give_the_mode_back() -> None:
+    model = marginals.edm(_Dropout(), data=DataStats((1, 4, 4)))
+    x = torch.zeros(2, 1, 4, 4)
+    generator = torch.Generator()
+    answers = []
+    for mode in (True, False):
+        model.train(mode)
+        answers.append(
+            [
+                model.sample(2, steps=3).x,
+                model.elbo(x, samples=2, generator=generator.manual_seed(1)).nats,
+                model.discrete_elbo(x, steps=2, generator=generator.manual_seed(1)).nats,
+                model.log_prob(x, steps=1, generator=generator.manual_seed(1)).nats,
+            ]
+        )
+        assert model.training is mode and model.net.backbone.training is mode
+    for trained, evaluated in zip(*answers, strict=True):
+        assert torch.equal(trained, evaluated)
+
+
+def test_guidance_without_a_class_is_refused() -> None:
+    model = marginals.edm(_Dropout(), data=DataStats((1, 4, 4)))
+    with pytest.raises(MarginalsError, match="give cond"):
+        model.sample(1, guidance=2.0)

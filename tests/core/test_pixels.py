@@ -57,3 +57,11 @@ def test_bits_per_dim_offset_is_seven_bits():
     wanted = -nats / (5 * math.log(2.0)) + 7.0
     assert torch.allclose(bits_per_dim(nats, 5, density=True), wanted)
     assert torch.allclose(bits_per_dim(nats, 5, density=False), wanted - 7.0)
+
+
+def test_dequantised_pixels_never_leave_their_bin() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    for dtype in (torch.float32, torch.float64):
+        largest = torch.nextafter(torch.ones(256, dtype=dtype), torch.zeros(256, dtype=dtype))
+        for u in (torch.zeros(256, dtype=dtype), largest):
+            assert torch.equal(to_uint8(dequantise(pixels, u)), pixels)
