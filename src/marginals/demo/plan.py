@@ -43,7 +43,7 @@ class Plan:
     classifier_images: int = 60_000
 
 
-_FASHION = Plan("demo", images=100_000, minutes=2.0)
+_FASHION = Plan("demo", images=80_000, minutes=2.0)
 _DIGITS = Plan(
     "tiny", images=30_000, minutes=0.6, judged=200, judged_slow=100, classifier_images=20_000
 )

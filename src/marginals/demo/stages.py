@@ -39,12 +39,10 @@ class Stages:
 
 
 class TrainingBar(ProgressBar):
-    """The trainer's bar; its sentences about what to do next belong to the end of the demo."""
+    """The trainer's bar and its warnings; what it says besides stands in the report."""
 
     def __call__(self, event: Event) -> None:
-        if event.kind == "plan" or (event.kind == "end" and not event.text):
-            event = Event(event.kind, event.images, event.total)
         if event.kind == "end":
             self.close()
-            return
-        super().__call__(event)
+        elif event.kind not in ("plan", "snapshot"):
+            super().__call__(event)
