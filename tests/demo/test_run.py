@@ -94,9 +94,7 @@ def test_its_commands_work_as_printed(small, archive, tmp_path, capsys, monkeypa
 
 def test_the_same_seed_gives_the_same_numbers(small, archive, tmp_path):
     first, second = (
-        demo(
-            DemoConfig(threads=1, data=str(archive()), out=tmp_path / name, images=32, seed=2)
-        ).results
+        demo(DemoConfig(threads=1, data=str(archive()), out=tmp_path / name, images=32, seed=2))
         for name in "ab"
     )
     for each in (first.results, second.results):
