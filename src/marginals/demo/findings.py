@@ -211,7 +211,7 @@ def _views_table(found: Findings) -> list[str]:
         share = found.share.get(each.view.key, "-")
         lines.append(f"  {each.view.title:<42}{each.nfe:>12}{share:>20}")
     if isinstance(found.classifier, str):
-        return [*lines, f"  {found.classifier}"]
+        return lines + textwrap.wrap(found.classifier, 96, initial_indent="  ")
     return [
         *lines,
         f"  {'the classifier itself, on real pictures':<54}{found.classifier.accuracy!s:>20}",
@@ -220,10 +220,12 @@ def _views_table(found: Findings) -> list[str]:
 
 def _likelihood_table(found: Findings) -> list[str]:
     count = found.likelihoods.pictures
-    title = f"bits per pixel value of {count} unseen pictures (less is better)"
+    unseen = "1 unseen picture" if count == 1 else f"{count} unseen pictures"
+    title = f"bits per pixel value of {unseen} (less is better)"
     lines = [f"{title:<62}{'evaluations':>14}"]
     for route in found.likelihoods.routes.values():
-        bits = f"{route.bound.mean:.3f} ± {route.bound.stderr:.3f}"
+        stderr = finite(route.bound.stderr)
+        bits = f"{route.bound.mean:.3f} ± {'?' if stderr is None else f'{stderr:.3f}'}"
         lines.append(f"  {route.title:<42}{bits:>18}{route.bound.nfe:>14}   {route.kind}")
     for gap in found.gaps:
         mark = "" if gap.as_theory else "(!) "

@@ -111,7 +111,13 @@ def _data(found: Findings) -> Html:
         "pictures without labels; guidance and label agreement are left out.</p>"
     )
     sheet_ = figure(sheet(found.real, found.subject.plan.columns), "Real training pictures.")
-    return Html(f"<p>{text(words)}</p>{unlabelled}{sheet_}")
+    folder = (
+        ""
+        if train.report is None
+        else "<details><summary>What was found in the folder</summary>"
+        f"<pre>{text(train.report.text())}</pre></details>"
+    )
+    return Html(f"<p>{text(words)}</p>{unlabelled}{folder}{sheet_}")
 
 
 def _start(found: Findings) -> str:

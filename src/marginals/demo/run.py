@@ -53,6 +53,8 @@ def demo(config: DemoConfig | None = None) -> DemoResult:
         torch.set_num_threads(config.threads)
     train, held_out = load_pictures(config.data)
     folder = open_folder(config)
+    if train.report is not None:
+        print(train.report.text(), file=sys.stderr)
     stages = Stages(_STAGES)
     with stages("learn the pictures"):
         model, trained, plan = train_once(config, plan_for(train), train)
@@ -159,11 +161,14 @@ def _real(subject: Subject) -> Tensor:
     if labels is None or source.labels is None:
         chosen = torch.linspace(0, len(source) - 1, subject.count).round().long()
         return source.batch(chosen)[0]
-    members = [torch.nonzero(source.labels == i)[:, 0] for i in range(len(source.classes))]
+    everything = torch.arange(len(source))
+    members = [everything[source.labels == i] for i in range(len(source.classes))]
+    used = [0] * len(members)
     rows = []
-    for place, label in enumerate(labels.tolist()):
-        own = members[label] if len(members[label]) else torch.arange(len(source))
-        rows.append(int(own[place // subject.plan.columns % len(own)]))
+    for label in labels.tolist():
+        own = members[label] if len(members[label]) else everything
+        rows.append(int(own[used[label] % len(own)]))
+        used[label] += 1
     return source.batch(torch.tensor(rows))[0]
 
 
