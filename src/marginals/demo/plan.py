@@ -45,7 +45,7 @@ class Plan:
 
 _FASHION = Plan("demo", images=80_000, minutes=2.0)
 _DIGITS = Plan(
-    "tiny", images=30_000, minutes=0.6, judged=200, judged_slow=100, classifier_images=20_000
+    "tiny", images=24_000, minutes=0.6, judged=200, judged_slow=100, classifier_images=20_000
 )
 _OWN = Plan("demo", images=80_000, minutes=2.0)
 
