@@ -28,9 +28,9 @@ class Plan:
     columns: int = 10
     """Columns of the contact sheets; one class each where there are classes."""
     rows: int = 3
-    judged: int = 300
+    judged: int = 240
     """Samples of the fastest views that the classifier looks at."""
-    judged_slow: int = 100
+    judged_slow: int = 60
     """The same for the views of many evaluations."""
     compared: int = 8
     """Pictures on which the agreement of the views is measured."""
@@ -40,14 +40,12 @@ class Plan:
     """T of the shorter discrete-time bound, and levels of the continuous-time one."""
     ode_steps: int = 24
     """Runge-Kutta steps of the exact likelihood, four evaluations each."""
-    classifier_images: int = 60_000
+    classifier_images: int = 50_000
 
 
-_FASHION = Plan("demo", images=80_000, minutes=2.0)
-_DIGITS = Plan(
-    "tiny", images=24_000, minutes=0.6, judged=200, judged_slow=100, classifier_images=20_000
-)
-_OWN = Plan("demo", images=80_000, minutes=2.0)
+_FASHION = Plan("demo", images=80_000, minutes=1.8)
+_DIGITS = Plan("tiny", images=24_000, minutes=0.6, judged=200, classifier_images=20_000)
+_OWN = Plan("demo", images=80_000, minutes=1.8)
 
 
 def plan_for(source: PictureSource) -> Plan:
