@@ -14,7 +14,7 @@ from marginals.data import class_counts
 from marginals.data.decode import Header
 from marginals.data.folder import default_size, load_folder, parallel
 from marginals.data.pictures import Pictures, PictureSource, split
-from marginals.data.report import preview
+from marginals.data.preview import preview
 from marginals.data.stream import Reader, StreamingFolder
 from marginals.errors import MarginalsError
 

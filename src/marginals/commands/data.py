@@ -75,7 +75,7 @@ class Check(Command):
 
     def run(self) -> int:
         from marginals.data.folder import load_folder
-        from marginals.data.report import preview
+        from marginals.data.preview import preview
         from marginals.io.pictures import save_png
 
         if self.preview is not None and self.preview.suffix.lower() != ".png":

@@ -8,7 +8,7 @@ floats in [-1, 1] (`marginals.pixels.to_float`). A label is a class index, or -1
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import MarginalsError
-
-if TYPE_CHECKING:
-    from .report import FolderReport
+from .report import FolderReport
 
 CHANNELS = (1, 3, 4)
 

@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import torch
-from PIL import Image
-
-from ..io.pictures import grid
-from .pictures import PictureSource
-
 SHOWN = 10
 
 
@@ -85,27 +79,6 @@ class FolderReport:
         more = f", and {len(named) - 2 * SHOWN} more" if len(named) > 2 * SHOWN else ""
         unlabelled = f"; {self.unlabelled} without a label" if self.unlabelled else ""
         return f"{len(named)}: " + ", ".join(named[: 2 * SHOWN]) + more + unlabelled
-
-
-def preview(source: PictureSource, columns: int = 10, rows: int = 10) -> Image.Image:
-    """A contact sheet: the first pictures of each class in a row of its own, or simply the first.
-
-    With more classes than `rows`, evenly spaced ones are shown.
-    """
-    labels = source.labels
-    if labels is None:
-        return grid(source.batch(torch.arange(min(len(source), columns * rows)))[0], columns)
-    present = labels.unique()
-    present = present[present >= 0]
-    spaced = torch.linspace(0, len(present) - 1, min(rows, len(present))).round().long()
-    pictures, captions = [], []
-    for label in present[spaced].tolist():
-        first = torch.nonzero(labels == label).flatten()[:columns]
-        row = torch.full((columns, *source.shape), 255, dtype=torch.uint8)
-        row[: len(first)] = source.batch(first)[0]
-        pictures.append(row)
-        captions.append(source.classes[label])
-    return grid(torch.cat(pictures), columns, labels=captions)
 
 
 def _size(size: tuple[int, int]) -> str:
