@@ -49,6 +49,13 @@ class Bound:
     terms: dict[str, Tensor] = field(default_factory=dict)
     levels: tuple[Tensor, Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        if not bool(self.nats.isfinite().all()):
+            raise MarginalsError(
+                "The likelihood of some pictures is not a finite number: the pictures or the "
+                "network's answers hold NaN or infinity; check both, or use an earlier checkpoint."
+            )
+
     def bits_per_dim(self) -> Tensor:
         """−log2 P(picture)/D for every picture, (B,); smaller is better."""
         return bits_per_dim(self.nats, self.dims, density=self.density)
@@ -114,9 +121,9 @@ def _both_ends(
     return {"reconstruction": reconstruction, "prior": -ends.prior.kl_from(x0, noisy)}
 
 
-def _prepare(x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _prepare(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Pictures as real numbers, and the whole-number pixels if that is what was given."""
-    return (to_float(x), x) if x.dtype == torch.uint8 else (x, None)
+    return (to_float(x, dtype), x) if x.dtype == torch.uint8 else (x, None)
 
 
 def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -131,6 +138,7 @@ def elbo(
     *,
     samples: int = 64,
     cond: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
     tick: Tick | None = None,
 ) -> Bound:
@@ -140,11 +148,12 @@ def elbo(
 
     ``x``: float pictures give a bound on the log density; uint8 pictures give a bound on the log
     probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one
-    in each of ``samples`` equal slices of [λ_min, λ_max].
+    in each of ``samples`` equal slices of [λ_min, λ_max]. ``dtype``: in which uint8 pictures are
+    given to the denoiser.
     """
     if samples < 1:
         raise MarginalsError(f"The ELBO needs at least 1 sampled level per picture, not {samples}.")
-    x0, pixels = _prepare(x)
+    x0, pixels = _prepare(x, dtype)
     span, count = ends.lam_max - ends.lam_min, len(x0)
     losses, lams = [], []
     for i in range(samples):
@@ -167,6 +176,7 @@ def discrete_elbo(
     *,
     steps: int = 64,
     cond: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
     tick: Tick | None = None,
 ) -> Bound:
@@ -175,7 +185,7 @@ def discrete_elbo(
     Level s is one step cleaner than t; the KL of a step is ½·expm1(λ_s − λ_t)·‖ε − ε̂(x_t)‖²,
     exactly, when the model's step has the posterior variance σ_q². ``x`` as in :func:`elbo`.
     """
-    x0, pixels = _prepare(x)
+    x0, pixels = _prepare(x, dtype)
     lams = grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)
     losses = []
     for i, (t, s) in enumerate(itertools.pairwise(lams)):

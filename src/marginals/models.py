@@ -31,6 +31,9 @@ from .scaling import Scaling
 from .schedule import NoiseSchedule
 from .solvers import Solver, dpmpp_2m, grid, karras
 
+_FAR = 30
+"""Standard deviations from the mean beyond which numbers cannot be data (0..255 in float, say)."""
+
 Grid = Callable[[float, float], NoiseSchedule]
 """(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
 
@@ -89,6 +92,11 @@ class Model(nn.Module):
         """Where the weights live."""
         return next(self.net.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(self.net.parameters()).dtype
+
     def losses(
         self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -97,14 +105,13 @@ class Model(nn.Module):
         ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise.
         All randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
         """
-        u = spread_uniform(len(x), generator)
-        if x.dtype == torch.uint8:
-            x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
-        eps = torch.randn(x.shape, generator=generator).to(x)
         if self.data is None:
             self.data = DataStats(tuple(x.shape[1:]))
+        u = spread_uniform(len(x), generator)
+        x, labels = self._real(x, generator), self._labels(len(x), cond)
+        eps = torch.randn(x.shape, generator=generator).to(x)
         lam = self.objective.levels.sample(u).to(x.device)
-        return self.objective(self.net, x, lam, eps, cond), lam
+        return self.objective(self.net, x, lam, eps, labels), lam
 
     def loss(
         self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None
@@ -129,7 +136,7 @@ class Model(nn.Module):
         solver: Solver | None = None,
         levels: Grid = karras,
         seed: int = 0,
-        cond: int | Tensor | None = None,
+        cond: int | Sequence[int] | Tensor | None = None,
         guidance: float = 1.0,
         batch: int = 256,
         callback: Callable[[Progress], None] | None = None,
@@ -165,20 +172,26 @@ class Model(nn.Module):
             results.append(result)
         return replace(results[0], x=torch.cat([result.x for result in results]))
 
-    def elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
+    def elbo(
+        self, x: Tensor, cond: int | Sequence[int] | Tensor | None = None, **options: Any
+    ) -> Bound:
         """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
         with self._evaluating():
-            return elbo(self.net, x, self.ends, cond=cond, **options)
+            x, labels = self._checked(x), self._labels(len(x), cond)
+            return elbo(self.net, x, self.ends, cond=labels, dtype=self.dtype, **options)
 
-    def discrete_elbo(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Bound:
+    def discrete_elbo(
+        self, x: Tensor, cond: int | Sequence[int] | Tensor | None = None, **options: Any
+    ) -> Bound:
         """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
         with self._evaluating():
-            return discrete_elbo(self.net, x, self.ends, cond=cond, **options)
+            x, labels = self._checked(x), self._labels(len(x), cond)
+            return discrete_elbo(self.net, x, self.ends, cond=labels, dtype=self.dtype, **options)
 
     def log_prob(
         self,
         x: Tensor,
-        cond: Tensor | None = None,
+        cond: int | Sequence[int] | Tensor | None = None,
         *,
         steps: int = 20,
         exact: bool = False,
@@ -187,11 +200,10 @@ class Model(nn.Module):
     ) -> Bound:
         """Log density per picture under the probability-flow ODE; uint8 pixels are dequantised
         first."""
-        if x.dtype == torch.uint8:
-            x = dequantise(x, torch.rand(x.shape, generator=generator).to(x.device))
+        x, labels = self._real(x, generator), self._labels(len(x), cond)
         options = {"steps": steps, "exact": exact, "generator": generator, "tick": tick}
         with self._evaluating():
-            return ode_log_prob(self.net, x, self.ends, cond=cond, **options)
+            return ode_log_prob(self.net, x, self.ends, cond=labels, **options)
 
     def convert(self, scaling: Scaling) -> "Model":
         """The same model presented in other units, sharing every weight. Nothing is retrained."""
@@ -224,15 +236,43 @@ class Model(nn.Module):
             )
         return self.data.shape
 
-    def _labels(self, n: int, cond: int | Tensor | None) -> Tensor | None:
+    def _checked(self, x: Tensor) -> Tensor:
+        """x itself, if it can be data of this model."""
+        if self.data is not None and tuple(x.shape[1:]) != self.data.shape:
+            raise MarginalsError(
+                f"This model knows data of shape {self.data.shape}, not {tuple(x.shape[1:])}."
+            )
+        if x.dtype == torch.uint8:
+            return x
+        stats = self.data or DataStats(())
+        if x.device.type == "cpu" and x.numel():  # elsewhere, looking would wait for the device
+            far = float((x - stats.mean).abs().max()) / stats.std
+            if not far < _FAR:
+                raise MarginalsError(
+                    f"The data hold NaN, or values more than {_FAR} standard deviations from their "
+                    "mean: give pictures as floats in [-1, 1] or as uint8, and other data with "
+                    "their own data=DataStats(shape, mean, std)."
+                )
+        return x
+
+    def _real(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Checked data as real numbers; uint8 pixels are spread over their bins."""
+        x = self._checked(x)
+        if x.dtype != torch.uint8:
+            return x
+        u = torch.rand(x.shape, generator=generator)
+        return dequantise(x, u.to(x.device)).to(self.dtype)
+
+    def _labels(self, n: int, cond: int | Sequence[int] | Tensor | None) -> Tensor | None:
+        """One label per picture, (n,), on the model's device; None if there are none."""
         if cond is None:
             return None
-        labels = (
-            torch.as_tensor(cond, device=self.device).expand(n) if isinstance(cond, int) else cond
-        )
+        labels = torch.as_tensor(cond, device=self.device)
+        labels = labels.expand(n) if isinstance(cond, int) else labels
         if labels.shape != (n,):
-            raise MarginalsError(f"{n} pictures need {n} labels, not {tuple(labels.shape)}.")
+            raise MarginalsError(f"{n} pictures need {n} labels, not shape {tuple(labels.shape)}.")
         classes = len(self.data.classes) if self.data else 0
-        if classes and not bool(((labels >= -1) & (labels < classes)).all()):
+        look = classes > 0 and labels.device.type == "cpu"
+        if look and not bool(((labels >= -1) & (labels < classes)).all()):
             raise MarginalsError(f"Labels go from 0 to {classes - 1} (or −1 for no label).")
-        return labels.to(self.device)
+        return labels

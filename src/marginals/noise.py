@@ -44,12 +44,13 @@ def item_noise(
 ) -> Tensor:
     """Standard normal noise (len(seeds), *shape); row i depends on (seeds[i], draw) alone.
 
-    Drawn on the CPU, so that a seed gives the same picture on every device.
+    Drawn on the CPU in float32, so that a seed gives the same picture on every device and in every
+    precision.
     """
     generator = torch.Generator()
     rows = [
-        torch.randn(*shape, generator=generator.manual_seed(stream_seed(seed, draw)), dtype=dtype)
+        torch.randn(*shape, generator=generator.manual_seed(stream_seed(seed, draw)))
         for seed in seeds
     ]
-    stacked = torch.stack(rows) if rows else torch.empty(0, *shape, dtype=dtype)
-    return stacked.to(device)
+    stacked = torch.stack(rows) if rows else torch.empty(0, *shape)
+    return stacked.to(device, dtype)

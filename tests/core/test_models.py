@@ -304,3 +304,73 @@ def test_guidance_without_a_class_is_refused() -> None:
     model = marginals.edm(_Dropout(), data=DataStats((1, 4, 4)))
     with pytest.raises(MarginalsError, match="give cond"):
         model.sample(1, guidance=2.0)
+
+
+ROUTES = [
+    lambda model, x, cond=None: model.losses(x, cond)[0],
+    lambda model, x, cond=None: model.elbo(x, cond, samples=2).nats,
+    lambda model, x, cond=None: model.discrete_elbo(x, cond, steps=2).nats,
+    lambda model, x, cond=None: model.log_prob(x, cond, steps=1).nats,
+]
+
+
+class _Told(torch.nn.Module):
+    """A network that is told labels, and notes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 1)
+        self.labels = None
+
+    def forward(self, x, t, cond=None):
+        self.labels = cond
+        return self.layer(x)
+
+
+def _told(**stats) -> marginals.Model:
+    return marginals.edm(_Told(), data=DataStats((1, 4, 4), classes=("a", "b"), **stats))
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_data_that_cannot_be_the_models_are_refused(route) -> None:
+    model, x = _told(), torch.zeros(3, 1, 4, 4)
+    with pytest.raises(MarginalsError, match="standard deviations"):
+        route(model, x + 255.0)  # pixels 0..255 as floats
+    with pytest.raises(MarginalsError, match="standard deviations"):
+        route(model, x * math.nan)
+    with pytest.raises(MarginalsError, match="of shape"):
+        route(model, torch.zeros(3, 1, 8, 8))
+    assert route(_told(mean=250.0, std=10.0), x + 255.0).shape == (3,)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_labels_are_one_per_picture_everywhere(route) -> None:
+    model, x = _told(), torch.zeros(3, 1, 4, 4)
+    for cond, wanted in ((1, [1, 1, 1]), ([0, 1, -1], [0, 1, -1])):
+        route(model, x, cond)
+        assert model.net.backbone.labels.tolist() == wanted
+    for wrong in (torch.tensor([1]), [0, 1], [0, 1, 2]):
+        with pytest.raises(MarginalsError, match=r"labels|Labels"):
+            route(model, x, wrong)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_stored_pixels_meet_networks_in_double_precision(route) -> None:
+    pixels = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4)
+    assert route(_told().double(), pixels).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp_2m"])
+def test_a_seed_gives_the_same_picture_in_double_precision(name) -> None:
+    model = _told()
+    single = model.sample(2, steps=4, solver=SOLVERS[name], cond=1).x
+    double = model.double().sample(2, steps=4, solver=SOLVERS[name], cond=1).x
+    assert (single - double).abs().max() < 1e-4 * double.abs().max()
+
+
+def test_a_likelihood_that_is_no_number_is_refused() -> None:
+    model = _told()
+    torch.nn.init.constant_(model.net.backbone.layer.weight, math.nan)
+    for route in ROUTES[1:]:
+        with pytest.raises(MarginalsError, match="finite"):
+            route(model, torch.zeros(3, 1, 4, 4))
