@@ -32,7 +32,7 @@ _FREE_ON_RESUME = {
 # Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
 # a GPU sees more images in the same time and may take a larger network).
 PRESETS: dict[str, dict[str, Any]] = {
-    "2min": {"minutes": 2, "network": "demo", "batch": 32, "lr": 2e-3, "decay": 0.6},
+    "2min": {"minutes": 2, "network": "demo", "batch": 32, "lr": 4e-3, "decay": 0.6},
     "10min": {"minutes": 10, "network": "demo", "batch": 64, "lr": 2e-3},
     "1h": {"minutes": 60, "network": "small", "batch": 128, "lr": 1e-3},
     "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
@@ -54,7 +54,7 @@ class TrainConfig(BaseModel):
     conditional: bool = True
     """Learn the classes too, where the data has them."""
 
-    formulation: Formulation = "edm"
+    formulation: Formulation = "v"
     """Which spelling of the one process to train (noise schedule, prediction, loss weights)."""
     network: str = "demo"
     """Name of a network preset."""
