@@ -5,9 +5,11 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from marginals.data import Augment, Pictures
+from marginals.data.folder import load_folder
 from marginals.errors import MarginalsError
 from marginals.train import records
 from marginals.train.build import build_model, data_stats, look_at
@@ -16,6 +18,7 @@ from marginals.train.ema import Ema
 from marginals.train.feed import Feed, step_seed
 from marginals.train.levels import EDGES, LevelMeter, bin_name
 from marginals.train.loop import learning_rate
+from marginals.train.setup import fingerprint
 from marginals.train.stop import Diverged
 
 CLASSES = ("even", "odd")
@@ -214,6 +217,55 @@ def test_a_look_at_the_data_finds_what_is_wrong():
     single = Pictures(flat[3:], torch.zeros(17, dtype=torch.long), ("cat",))
     assert "only one class (cat)" in look_at(single, 8, True)[0]
     assert look_at(single, 8, False) == []
+
+
+def test_one_changed_byte_or_label_anywhere_changes_the_fingerprint():
+    images, labels = torch.zeros(1000, 1, 4, 4, dtype=torch.uint8), torch.arange(1000) % 2
+    before = fingerprint(Pictures(images, labels, CLASSES))
+    assert before == fingerprint(Pictures(images.clone(), labels.clone(), CLASSES))
+    assert before["count"] == 1000
+    for i in (0, 1, 501, 999):
+        changed = images.clone()
+        changed[i, 0, 2, 3] = 1
+        relabelled = labels.clone()
+        relabelled[i] = 1 - relabelled[i]
+        assert fingerprint(Pictures(changed, labels, CLASSES)) != before
+        assert fingerprint(Pictures(images, relabelled, CLASSES)) != before
+    assert fingerprint(Pictures(images.view(1000, 1, 2, 8), labels, CLASSES)) != before
+
+
+def test_any_changed_file_of_a_streamed_folder_changes_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARGINALS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(200):
+        Image.new("L", (8, 8), i).save(folder / f"{i:03d}.png")
+
+    def now() -> dict[str, int]:
+        source = load_folder(folder, budget=0, progress=False)[0]
+        assert source.report.streamed
+        return fingerprint(source)
+
+    before = now()
+    assert before == now() and before["count"] == 200
+    Image.new("L", (8, 8), 255).save(folder / "101.png")
+    assert now() != before
+
+
+def test_sources_of_other_kinds_have_a_fingerprint_too():
+    class Wrapped:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __len__(self):
+            return len(self.inner)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    other = pictures()
+    other.images[7] = 0
+    assert fingerprint(Wrapped(pictures())) != fingerprint(Wrapped(other))
 
 
 def test_nothing_to_learn_is_refused():

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from PIL import Image
 
 import marginals
 from marginals.errors import MarginalsError
+from marginals.io.checkpoint import read_header
 from marginals.io.pictures import read_parameters
 from marginals.io.tensors import read_tensors
 from marginals.models import DataStats
 from marginals.nn import MLP
 from marginals.train import Diverged, Event, Run, Stop, Stopped, TrainConfig, resume, train
 from marginals.train.progress import ProgressBar
+from marginals.train.setup import fingerprint
 
 SETTINGS = {
     "data": "digits", "network": "mlp", "network_options": {"width": 24, "depth": 1}, "images": 640,
@@ -192,6 +195,23 @@ def test_other_pictures_on_resume_are_noticed(tmp_path):
     fewer = marginals.data.load("digits")[0].subset(torch.arange(500))
     with pytest.raises(MarginalsError, match=r"other pictures.*now 500, then 1500"):
         resume(folder, source=fewer, on_event=silent)
+
+
+def test_one_picture_that_changed_is_noticed_on_resume(tmp_path):
+    source = marginals.data.load("digits")[0]
+    with pytest.raises(Stopped):
+        train(settings(tmp_path / "r"), source=source, **stop_at(64))
+    images = source.images.clone()
+    images[1, 0, 0, 0] ^= 1
+    with pytest.raises(MarginalsError, match="other pictures"):
+        resume(tmp_path / "r", source=replace(source, images=images), on_event=silent)
+
+
+def test_the_model_file_says_which_pictures_it_saw(finished):
+    source = marginals.data.load("digits")[0]
+    extra = read_header(finished.path / "model.safetensors")["extra"]
+    assert extra["data"] == fingerprint(source) and extra["trained_on"] == "digits"
+    assert extra["label_dropout"] == finished.config.label_dropout
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -90,6 +91,14 @@ class StreamingFolder:
         names = tuple(self._names[i] for i in indices.tolist())
         labels = None if self.labels is None else self.labels[indices]
         return StreamingFolder(self._reader, names, labels, self.classes, self.name, self.report)
+
+    def stamps(self) -> Iterator[tuple[str, int, int]]:
+        """Name, size and date of every file: what changes when the pictures do."""
+        for name in self._names:
+            try:
+                yield name, *self._reader.store.stamp(name)
+            except OSError:  # it vanished a moment ago; reading it will say so
+                yield name, -1, -1
 
     def _take(self, index: int) -> Future[tuple[Tensor, int]]:
         with self._lock:

@@ -223,6 +223,8 @@ def save_average(state: TrainState, folder: Path) -> None:
         "seed": config.seed,
         "ema": {"half_life": config.ema_half_life, "ramp": config.ema_ramp},
         "formulation": config.formulation,
+        "label_dropout": config.label_dropout,
         "trained_on": config.data,
+        "data": state.data,
     }
     save_model(folder / "model.safetensors", state.ema.model, extra)
