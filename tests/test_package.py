@@ -91,13 +91,14 @@ def test_only_declared_packages_are_imported():
             assert _third_party(tree.body) <= declared, path
 
 
-def test_the_readme_runs():
+def test_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", _read("README.md"), re.M | re.S)
-    assert blocks
-    for code in blocks:
-        names: dict = {}
+    names: dict = {}
+    for code in blocks:  # one after the other, as they are read
         exec(compile(code, "README.md", "exec"), names)
-        assert names["samples"].shape == (16, 1, 28, 28) and names["loss"].ndim == 0
+    assert names["samples"].shape == (16, 1, 28, 28) and names["loss"].ndim == 0
+    assert (tmp_path / "mine.safetensors").is_file()
 
 
 def test_the_readme_names_only_make_targets_that_exist():
