@@ -3,12 +3,15 @@
 import json
 import re
 import shlex
+import shutil
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from marginals import cli
 from marginals.demo import DemoConfig, demo
+from marginals.demo.next_steps import program
 from marginals.demo.plan import Plan
 from marginals.demo.views import VIEWS
 from marginals.io.checkpoint import load_model
@@ -76,8 +79,12 @@ def test_its_commands_work_as_printed(small, archive, tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     demo(DemoConfig(threads=1, data=str(archive()), images=64))
     printed = capsys.readouterr().out
-    lines = [line.strip() for line in printed.splitlines() if line.startswith("    marginals ")]
-    samples = [line for line in lines if line.startswith("marginals sample")]
+    results = json.loads((tmp_path / "demo-run" / "halves2" / "results.json").read_text())
+    lines = [each["command"] for each in results["commands"]]
+    assert all(f"\n    {line}\n" in printed for line in lines)
+    called = shlex.split(lines[0])[0]
+    assert shutil.which(called) and all(shlex.split(line)[0] == called for line in lines)
+    samples = [line for line in lines if shlex.split(line)[1] == "sample"]
     longer = next(line for line in lines if "--resume" in line)
     assert len(lines) == 6 and len(samples) == 2
     for line in samples:
@@ -85,11 +92,27 @@ def test_its_commands_work_as_printed(small, archive, tmp_path, capsys, monkeypa
     words = shlex.split(longer)[1:]
     words[words.index("--images") + 1] = "96"
     assert cli.main(words) == 0
-    again = next(line for line in lines if line.startswith("marginals demo --data /"))
+    again = next(line for line in lines if " demo --data /" in line)
     monkeypatch.setattr("marginals.demo.training.train", None)  # it must not train again
     assert cli.main(shlex.split(again)[1:]) == 0
     results = json.loads((tmp_path / "demo-run" / "halves2" / "results.json").read_text())
     assert results["training"]["images"] == 96
+
+
+@pytest.mark.parametrize(
+    ("on_path", "called"),
+    [("", "env/bin/marginals"), ("other", "env/bin/marginals"), ("env", "marginals")],
+)
+def test_the_printed_name_reaches_this_installation(tmp_path, monkeypatch, on_path, called):
+    for name in ("env", "other"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        script = tmp_path / name / "bin" / "marginals"
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "env" / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / on_path / "bin"))
+    assert program() == called
 
 
 def test_the_same_seed_gives_the_same_numbers(small, archive, tmp_path):
@@ -98,7 +121,12 @@ def test_the_same_seed_gives_the_same_numbers(small, archive, tmp_path):
         for name in "ab"
     )
     for each in (first.results, second.results):
-        each.pop("seconds"), each["training"].pop("seconds"), each["settings"].pop("out")
+        (
+            each.pop("seconds"),
+            each.pop("commands"),
+            each["training"].pop("seconds"),
+            each["settings"].pop("out"),
+        )
     assert first.results == second.results
 
 

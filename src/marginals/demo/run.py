@@ -176,9 +176,11 @@ def _write(found: Findings) -> DemoResult:
     """Contact sheets, numbers, report; then the table and what to do next on the terminal."""
     folder = found.subject.folder
     write_sheets(found)
+    next_ = commands(found.subject)
     results = as_dict(found)
+    results["commands"] = [{"what": what, "command": command} for what, command in next_]
     write_json(folder / "results.json", results)
-    report = write_report(found, commands(found.subject))
+    report = write_report(found, next_)
     print(f"\n{table(found)}\n")
     minutes, seconds = divmod(round(sum(found.seconds.values())), 60)
     print(f"done in {minutes} min {seconds} s\n")
@@ -186,7 +188,7 @@ def _write(found: Findings) -> DemoResult:
     print(f"pictures    {folder / 'pictures'}")
     print(f"checkpoint  {found.subject.run / 'model.safetensors'}")
     print("\nwhat next")
-    for what, command in commands(found.subject):
+    for what, command in next_:
         print(f"  {what}:\n    {command}")
     sys.stdout.flush()
     return DemoResult(folder, report, found.subject.run / "model.safetensors", results)
