@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from marginals.cli import COMMANDS, main
-from marginals.commands.common import class_index, flag
+from marginals.commands.common import class_index, flag, to_json
 from marginals.commands.train import Train
 from marginals.errors import MarginalsError
 from marginals.train.config import PRESETS, TrainConfig
@@ -128,6 +128,15 @@ def test_without_a_label_every_class_has_its_turn(run: Path, tmp_path, said):
     assert labels == [*"0123456789", "0"]
 
 
+def test_a_seed_is_one_picture_wherever_the_batch_starts(run: Path, tmp_path, said):
+    few = ("--steps", 3, "--batch", 6)  # the same batches, so that the same numbers are computed
+    assert said("sample", run, "-n", 12, "--seed", 0, *few, "--out", tmp_path / "a")[0] == 0
+    assert said("sample", run, "-n", 6, "--seed", 6, *few, "--out", tmp_path / "b")[0] == 0
+    for seed in range(6, 12):
+        one, two = (np.asarray(Image.open(tmp_path / d / f"{seed:05d}.png")) for d in "ab")
+        assert (one == two).all()
+
+
 @pytest.mark.parametrize("units", ["ve", "flow", "sub_vp"])
 def test_converted_models_draw_the_same_pictures(run: Path, tmp_path, said, units: str):
     other = tmp_path / f"{units}.safetensors"
@@ -216,6 +225,84 @@ def test_eval_measures_samples(run: Path, said, monkeypatch):
     code, out, err = said("eval", run, *few)
     assert code == 0 and "lite0 features" in out, err
     assert f"{samples['labels']['agreement']:.1%}" in out
+
+    [kept] = run.glob("classifier-*.safetensors")
+    about = json.loads(said("info", kept, "--json")[1])
+    assert about["is"] == "classifier of pictures" and about["classes"] == list("0123456789")
+    assert about["accuracy"][0] == samples["labels"]["classifier_accuracy"]
+    code, _, err = said("sample", kept)
+    assert code == 2 and "holds a marginals classifier, not a model" in err
+
+
+def test_a_kept_classifier_serves_only_its_own_pictures():
+    import torch
+
+    from marginals.commands.evaluate import _judge_name
+    from marginals.data.pictures import Pictures
+
+    def part(value: int, classes: tuple[str, ...] = ("a", "b")) -> Pictures:
+        images = torch.full((4, 1, 8, 8), value, dtype=torch.uint8)
+        return Pictures(images, torch.arange(4) % 2, classes, "../mine")
+
+    pairs = [(part(0), part(1)), (part(2), part(1)), (part(0), part(2))]
+    pairs.append((part(0, ("a", "c")), part(1, ("a", "c"))))
+    names = [_judge_name(*pair) for pair in pairs]
+    assert len(set(names)) == 4 and names[0] == _judge_name(part(0), part(1))
+    assert not any(set("/.") & set(name.removesuffix(".safetensors")) for name in names)
+
+
+def test_eval_reports_what_it_cannot_measure(run: Path, said, monkeypatch):
+    """One held-out picture is too few for every comparison, and no reason to lose the rest."""
+    import marginals.data
+
+    load = marginals.data.load
+    monkeypatch.setattr(marginals.data, "load", lambda *a, **k: load(*a, **(k | {"held_out": 1})))
+    monkeypatch.setattr("marginals.commands.evaluate._unchanged", lambda *_: None)
+    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 3, "--steps", 1)
+    code, out, err = said("eval", run, *few, "--json")
+    assert code == 0, err
+    assert "at least 2 held-out" in json.loads(out)["samples"]["copies"]["missing"]
+    assert "close to training  not measured" in said("eval", run, *few)[1]
+
+
+def test_eval_refuses_training_pictures_as_held_out_ones(tmp_path, said):
+    """When the folder has changed, the cut between training and held-out pictures has moved."""
+    from marginals.commands.common import find_model
+    from marginals.data import load
+    from marginals.io.checkpoint import read_header, rewrite_header
+    from marginals.train.setup import fingerprint
+
+    folder = _pictures(tmp_path / "pictures", per_class=30)
+    few = ("--network", "mlp", "--images", 64, "--sample-every", 0)
+    run = tmp_path / "run"
+    assert said("train", "--data", folder, *few, "--out", run)[0] == 0
+    data = fingerprint(load(folder)[0])
+    path = find_model(run)
+    rewrite_header(path, path, lambda h: h | {"extra": h["extra"] | {"data": data}})
+    assert read_header(path)["extra"]["data"] == data
+    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 0)
+    assert said("eval", run, *few)[0] == 0
+    for name in ("cat", "dog"):
+        (folder / name / "0.png").unlink()
+    code, out, err = said("eval", run, *few)
+    assert (code, out) == (2, "") and "no longer those the model was trained on" in err
+    assert said("eval", run, "--data", folder, *few)[0] == 0
+
+
+def test_eval_leaves_pictures_that_fit_as_they_are(tmp_path, said):
+    """Pictures that are not square were trained on whole; cut to squares they would not fit."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 8), dtype=np.uint8)
+    np.savez(tmp_path / "wide.npz", images=images)
+    few = ("--network", "mlp", "--images", 64, "--sample-every", 0)
+    assert said("train", "--data", tmp_path / "wide.npz", *few, "--out", tmp_path / "run")[0] == 0
+    few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 0)
+    code, _, err = said("eval", tmp_path / "run", *few)
+    assert code == 0, err
+
+
+def test_json_has_no_nan():
+    with pytest.raises(MarginalsError, match="NaN or infinite"):
+        to_json({"a": float("nan")})
 
 
 def test_resume_continues_the_run(tmp_path, said):

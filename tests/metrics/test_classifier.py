@@ -152,10 +152,15 @@ def test_an_unmeasured_classifier_can_be_saved(tmp_path: Path) -> None:
 
 def test_files_that_hold_something_else_are_refused(classifier: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    write_tensors(path, {"a": torch.zeros(1)}, {"kind": "Model"})
-    with pytest.raises(MarginalsError, match="holds a Model, not a classifier"):
+    write_tensors(path, {"a": torch.zeros(1)}, {"format": "marginals model"})
+    with pytest.raises(MarginalsError, match="holds a marginals model, not a classifier"):
         Classifier.load(path)
-    header = {"kind": "Classifier", "shape": [1, 12, 9], "classes": NAMES, "accuracy": None}
+    header = {
+        "format": "marginals classifier",
+        "shape": [1, 12, 9],
+        "classes": NAMES,
+        "accuracy": None,
+    }
     write_tensors(path, {"a": torch.zeros(1)}, header)
     with pytest.raises(MarginalsError, match="damaged"):
         Classifier.load(path)

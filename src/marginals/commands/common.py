@@ -1,7 +1,9 @@
 """What every sub-command shares: flags, checked values in one sentence, finding a model."""
 
 import difflib
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,6 +145,21 @@ def class_index(label: str, classes: Sequence[str]) -> int:
     hint = f"did you mean {close[0]!r}? There are" if close else "the classes are"
     names = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
     raise MarginalsError(f"there is no class {label!r}; {hint} {names}")
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON that every program can read, which has no word for NaN and infinity."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise MarginalsError(
+            "one of the numbers is NaN or infinite, and JSON has no word for that; leave --json out"
+        ) from None
+
+
+def safe_name(name: str, longest: int = 40) -> str:
+    """`name` as a part of a file name: letters, digits, _ and - stay, all else becomes -."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")[:longest] or "nameless"
 
 
 def flag(argv: list[str], name: str) -> str | None:

@@ -1,5 +1,6 @@
 """`marginals eval`: how good is a model, in numbers that can be compared."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, arg
 
-from marginals.commands.common import Command, Run, draw, find_model, load
+from marginals.commands.common import Command, Run, draw, find_model, load, safe_name, to_json
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Evaluate(Command):
         report["likelihood"] = self._likelihood(model, held_out)
         if self.samples:
             report["samples"] = self._samples(model, path, train, held_out)
-        print(json.dumps(report, indent=2) if self.as_json else _text(report))
+        print(to_json(report) if self.as_json else _text(report))
         return 0
 
     def _likelihood(self, model: "Model", held_out: "PictureSource") -> dict[str, Any]:
@@ -98,21 +99,18 @@ class Evaluate(Command):
         """Distance to real pictures, labels recognised, and copies of training pictures."""
         import torch
 
-        from marginals.metrics.neighbours import memorisation
-
-        classes = len(model.data.classes) if model.data else 0
-        labels = torch.arange(self.samples) % classes if classes else None
+        classes = model.data.classes if model.data else ()
+        first = self.seed % max(len(classes), 1)  # sample i is the picture of seed SEED + i
+        labels = (torch.arange(self.samples) + first) % len(classes) if classes else None
         x = draw(model, self.samples, self.solver, self.steps, self.seed, labels, self.guidance)
         real, unseen = _some(train, _COMPARED), _some(held_out, _COMPARED)
         about = {"count": self.samples, "solver": self.solver, "steps": self.steps}
         about |= {"guidance": self.guidance}
-        copies = memorisation(x.cpu(), unseen[0], real[0])
-        name = f"classifier-{train.name}.safetensors"
-        judge = partial(_judge, path.with_name(name), real, unseen, train.classes)
+        judge = partial(_judge, path.with_name(_judge_name(train, held_out)), real, unseen, classes)
         return about | {
             "frechet": _frechet(x, real[0], unseen[0]),
             "labels": None if labels is None else _labels(x, labels, judge),
-            "copies": {"share": copies.share, "distance_ratio": copies.ratio},
+            "copies": _copies(x.cpu(), real[0], unseen[0]),
         }
 
 
@@ -121,11 +119,13 @@ def _data(path: Path, model: "Model", data: str | None) -> "tuple[PictureSource,
     import marginals.data
     from marginals.io.checkpoint import read_header
 
-    spec = data or read_header(path)["extra"].get("trained_on")
+    extra = read_header(path)["extra"]
+    spec = data or extra.get("trained_on")
     if spec is None or model.data is None:
         raise MarginalsError(f"{path} does not say what it was trained on; give --data")
     shape = tuple(model.data.shape)
-    train, held_out = marginals.data.load(spec, size=shape[-1])
+    square = len(set(shape[1:])) == 1  # only what was never resized can be anything else
+    train, held_out = marginals.data.load(spec, size=shape[-1] if square else None)
     if tuple(train.shape) != shape:
         raise MarginalsError(
             f"the model makes pictures of shape {shape}, but those of {spec} are "
@@ -135,7 +135,21 @@ def _data(path: Path, model: "Model", data: str | None) -> "tuple[PictureSource,
         raise MarginalsError(
             f"the classes of {spec} are not those of the model; give --data with the same classes"
         )
+    if data is None and "data" in extra:
+        _unchanged(train, extra["data"])
     return train, held_out
+
+
+def _unchanged(train: "PictureSource", then: object) -> None:
+    """Refuse other training pictures than at the time: the held-out ones may be among the old."""
+    from marginals.train.setup import fingerprint
+
+    if fingerprint(train) != then:
+        raise MarginalsError(
+            f"the pictures of {train.name} are no longer those the model was trained on, so "
+            "held-out ones cannot be told from training ones; bring them back or give --data with "
+            "other pictures"
+        )
 
 
 def _some(source: "PictureSource", count: int) -> "tuple[Tensor, Tensor]":
@@ -187,6 +201,17 @@ def _frechet(x: "Tensor", real: "Tensor", unseen: "Tensor") -> dict[str, Any]:
     }
 
 
+def _copies(x: "Tensor", real: "Tensor", unseen: "Tensor") -> dict[str, Any]:
+    """How close the samples are to training pictures, or why nobody can tell."""
+    from marginals.metrics.neighbours import memorisation
+
+    try:
+        copies = memorisation(x, unseen, real)
+    except MarginalsError as error:
+        return {"missing": str(error)}
+    return {"share": copies.share, "distance_ratio": copies.ratio}
+
+
 def _labels(x: "Tensor", labels: "Tensor", judge: "Callable[[], Classifier]") -> dict[str, Any]:
     """How often a classifier of real pictures sees the label that was asked for."""
     from marginals.metrics.classifier import agreement
@@ -201,6 +226,15 @@ def _labels(x: "Tensor", labels: "Tensor", judge: "Callable[[], Classifier]") ->
         "stderr": share.stderr,
         "classifier_accuracy": classifier.accuracy.value,
     }
+
+
+def _judge_name(train: "PictureSource", held_out: "PictureSource") -> str:
+    """A file name that other pictures, labels, shapes or classes do not share."""
+    from marginals.train.setup import fingerprint
+
+    data = [fingerprint(train), fingerprint(held_out), list(train.shape), list(train.classes)]
+    key = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:10]
+    return f"classifier-{safe_name(train.name)}-{key}.safetensors"
 
 
 def _judge(
@@ -260,6 +294,8 @@ def _sample_lines(samples: dict[str, Any]) -> list[str]:
             f"  label agreement    {labels['agreement']:.1%} ±{labels['stderr']:.1%} "
             f"(the classifier is right on {labels['classifier_accuracy']:.1%} of real pictures)"
         )
+    if "missing" in copies:
+        return [*lines, f"  close to training  not measured: {copies['missing']}"]
     lines.append(
         f"  close to training  {copies['share']:.1%} of the samples are nearer to a training "
         f"picture than 95 % of unseen real ones are (5 % is normal)"

@@ -3,14 +3,13 @@
 Only headers are read, no weights and no pixels, so the answer comes at once.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from marginals.commands.common import Command
+from marginals.commands.common import Command, to_json
 from marginals.errors import MarginalsError
 
 
@@ -31,7 +30,7 @@ class Info(Command):
     def run(self) -> int:
         about = describe(self.path)
         if self.as_json:
-            print(json.dumps(about, indent=2, ensure_ascii=False))
+            print(to_json(about))
         else:
             print(f"{self.path}: a {about.pop('is')}\n{_summary(about)}")
         return 0
@@ -54,9 +53,16 @@ def _model(path: Path) -> dict[str, Any]:
     from marginals.io.checkpoint import read_header
     from marginals.io.tensors import read_contents
 
+    contents = read_contents(path)
+    parameters = sum(math.prod(shape) for shape in contents.shapes.values())
+    if contents.header.get("format") == "marginals classifier":
+        rest = {key: value for key, value in contents.header.items() if key != "format"}
+        return {"is": "classifier of pictures", "parameters": parameters, **rest}
     header = read_header(path)
-    parameters = sum(math.prod(shape) for shape in read_contents(path).shapes.values())
-    return {"is": "model", "parameters": parameters, **header["model"], **header["extra"]} | {
+    extra = dict(header["extra"])
+    if "data" in extra:  # the model says "data" of its statistics
+        extra["trained_on_data"] = extra.pop("data")
+    return {"is": "model", "parameters": parameters, **header["model"], **extra} | {
         "format_version": header["format_version"],
         "package_version": header["package_version"],
     }

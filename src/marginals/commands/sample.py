@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Sample(Command):
     """Draw pictures from a trained model: one PNG each, and a grid of all.
 
-    Picture i has seed SEED + i: it is the same whatever the number of pictures. Every PNG carries
-    its parameters; `marginals info picture.png` reads them.
+    Picture i has seed SEED + i, which also chooses its class where none is asked for: it is the
+    same whatever the number of pictures. Every PNG carries its parameters; `marginals info
+    picture.png` reads them.
 
     Examples:
       marginals sample runs/fashion
@@ -77,7 +78,9 @@ class Sample(Command):
             return [index] * self.count if classes else None
         if self.guidance != 1.0 and not classes:
             raise MarginalsError("--guidance needs a model with classes, and this one has none")
-        return [i % len(classes) for i in range(self.count)] if classes else None
+        if not classes:
+            return None
+        return [(self.seed + i) % len(classes) for i in range(self.count)]  # belongs to the seed
 
     def _name(self) -> str:
         settings = [self.solver, str(self.steps), f"seed{self.seed}"]

@@ -26,6 +26,9 @@ from marginals.pixels import to_float, to_uint8
 
 __all__ = ["ClassRow", "Classifier", "Share", "agreement", "class_table", "train_classifier"]
 
+FORMAT = "marginals classifier"
+"""How a classifier's file names itself."""
+
 _LONGEST_SIDE = 32  # larger pictures are averaged down: enough to tell classes apart, and fast
 _BATCH = 64
 _RATE = 0.01
@@ -117,7 +120,7 @@ class Classifier(nn.Module):
     def save(self, path: str | PathLike[str]) -> None:
         """One safetensors file with everything that `load` needs; written whole or not at all."""
         header = {
-            "kind": "Classifier",
+            "format": FORMAT,
             "shape": list(self.shape),
             "classes": list(self.classes),
             "accuracy": None if math.isnan(self.accuracy.value) else list(self.accuracy),
@@ -129,8 +132,9 @@ class Classifier(nn.Module):
         """Read what `save` wrote, in evaluation mode. Nothing is unpickled."""
         contents = read_contents(path)
         header: dict[str, Any] = contents.header
-        if header.get("kind") != "Classifier":
-            raise MarginalsError(f"{path} holds a {header.get('kind', 'model')}, not a classifier")
+        if header.get("format") != FORMAT:
+            held = header.get("format", "nameless thing")
+            raise MarginalsError(f"{path} holds a {held}, not a classifier")
         try:
             classifier = cls(header["shape"], header["classes"])
             classifier.load_state_dict(read_tensors(path))
