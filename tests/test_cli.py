@@ -251,18 +251,25 @@ def test_a_kept_classifier_serves_only_its_own_pictures():
     assert not any(set("/.") & set(name.removesuffix(".safetensors")) for name in names)
 
 
-def test_eval_reports_what_it_cannot_measure(run: Path, said, monkeypatch):
+def test_eval_reports_what_it_cannot_measure(run: Path, tmp_path, said, monkeypatch):
     """One held-out picture is too few for every comparison, and no reason to lose the rest."""
     import marginals.data
+    from marginals.metrics import classifier
 
+    def never(*_: object, **__: object) -> None:
+        raise MarginalsError("there is no time")
+
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((run / "model.safetensors").read_bytes())
+    monkeypatch.setattr(classifier, "train_classifier", never)
     load = marginals.data.load
     monkeypatch.setattr(marginals.data, "load", lambda *a, **k: load(*a, **(k | {"held_out": 1})))
     monkeypatch.setattr("marginals.commands.evaluate._unchanged", lambda *_: None)
     few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 3, "--steps", 1)
-    code, out, err = said("eval", run, *few, "--json")
+    code, out, err = said("eval", model, *few, "--json")
     assert code == 0, err
     assert "at least 2 held-out" in json.loads(out)["samples"]["copies"]["missing"]
-    assert "close to training  not measured" in said("eval", run, *few)[1]
+    assert "close to training  not measured" in said("eval", model, *few)[1]
 
 
 def test_eval_refuses_training_pictures_as_held_out_ones(tmp_path, said):
@@ -303,6 +310,71 @@ def test_eval_leaves_pictures_that_fit_as_they_are(tmp_path, said):
 def test_json_has_no_nan():
     with pytest.raises(MarginalsError, match="NaN or infinite"):
         to_json({"a": float("nan")})
+
+
+def test_convert_replaces_models_only(run: Path, tmp_path, said):
+    [state] = run.glob("*state*.safetensors")
+    copy = tmp_path / "state.safetensors"
+    foreign = tmp_path / "foreign.safetensors"
+    copy.write_bytes(state.read_bytes())
+    foreign.write_bytes(b"somebody's work")
+    for path in (copy, foreign):
+        before = path.read_bytes()
+        code, out, err = said("convert", run, "--to", "ve", "--out", path, "--no-check")
+        assert (code, out) == (2, "") and "will not be replaced" in err
+        assert path.read_bytes() == before
+    for units in ("ve", "flow"):
+        out = tmp_path / "model.safetensors"
+        assert said("convert", run, "--to", units, "--out", out, "--no-check")[0] == 0
+
+
+def test_pictures_of_two_models_never_share_a_folder(run: Path, tmp_path, said):
+    mine, other = tmp_path / "a" / "model.safetensors", tmp_path / "b.safetensors"
+    mine.parent.mkdir()
+    mine.write_bytes((run / "model.safetensors").read_bytes())
+    few = ("-n", 2, "--steps", 1)
+    assert said("sample", mine, *few)[0] == 0
+    assert said("convert", run, "--to", "ve", "--out", other, "--no-check")[0] == 0
+    mine.write_bytes(other.read_bytes())  # as training on would
+    assert said("sample", mine, *few)[0] == 0
+    folders = list((tmp_path / "a" / "pictures").iterdir())
+    assert len(folders) == 2 and all((folder / "grid.png").is_file() for folder in folders)
+
+    out = folders[0]
+    before = _listing(out)
+    for words in ((run, *few, "--solver", "heun"), (mine, "-n", 1, "--steps", 2)):
+        code, said_out, err = said("sample", *words, "--out", out)
+        assert (code, said_out) == (2, "") and "holds pictures that another model" in err
+    assert _listing(out) == before
+
+
+def test_a_file_in_the_way_is_found_before_the_walk(run: Path, tmp_path, said, monkeypatch):
+    from marginals.models import Model
+
+    monkeypatch.setattr(Model, "sample", pytest.fail)
+    (tmp_path / "file").write_text("here")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        code, _, err = said("sample", run, "--out", out)
+        assert code == 2 and "file is a file" in err
+
+
+def test_a_class_name_cannot_leave_the_folder():
+    from marginals.commands.sample import Sample
+
+    classes = ("../../../esc", "a/b", "a-b", "été", "..")
+    names = [
+        Sample(model=Path("run"), label=name)._name(classes, "cafe")  # pyright: ignore
+        for name in classes
+    ]
+    assert len(set(names)) == len(classes) and "été" in names[3]
+    assert not any(set("/\\.") & set(name) for name in names)
+
+
+def test_the_example_path_of_info_exists(run: Path, said):
+    assert said("sample", run, "-n", 1, "--steps", 1, "--seed", 77)[0] == 0
+    [example] = [w for w in said("info", "--help")[1].split() if w.endswith("grid.png")]
+    pattern = example.removeprefix("runs/fashion/").replace("SETTINGS", "*seed77*")
+    assert len(list(run.glob(pattern))) == 1
 
 
 def test_resume_continues_the_run(tmp_path, said):

@@ -37,6 +37,7 @@ class Convert(Command):
         out = self.out or path.with_name(f"{path.stem}-{self.to}{path.suffix}")
         if out.suffix != ".safetensors":
             raise MarginalsError(f"a model file ends in .safetensors, so --out cannot be {out}")
+        _require_replaceable(out)
         units = encode(scaling(self.to))
 
         def change(header: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +50,23 @@ class Convert(Command):
             gap = (_pictures(out) - before).abs().max().item()
             print(f"two pictures from both, from the same noise, differ by at most {gap:.1e}")
         return 0
+
+
+def _require_replaceable(out: Path) -> None:
+    """A model may be replaced; a training state or somebody else's file may not."""
+    from marginals.io.checkpoint import read_header
+
+    if not out.exists():
+        return
+    try:
+        if out.is_dir():
+            raise MarginalsError("it is a folder")
+        read_header(out)
+    except MarginalsError:
+        raise MarginalsError(
+            f"{out} exists and is no model of marginals, so it will not be replaced; give another "
+            "--out"
+        ) from None
 
 
 def _pictures(path: Path) -> Any:

@@ -19,7 +19,7 @@ class Info(Command):
     Examples:
       marginals info runs/fashion
       marginals info runs/fashion/model.safetensors --json
-      marginals info runs/fashion/samples/grid.png
+      marginals info runs/fashion/pictures/SETTINGS/grid.png
     """
 
     path: Positional[Annotated[Path, arg(metavar="PATH")]]

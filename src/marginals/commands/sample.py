@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from tyro.conf import arg
 
-from marginals.commands.common import Command, Run, class_index, draw, find_model, load
+from marginals.commands.common import Command, Run, class_index, draw, find_model, load, safe_name
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
@@ -61,13 +61,15 @@ class Sample(Command):
         labels = self._labels(classes)
         twin = model.convert(scaling(self.scaling)) if self.scaling else model
         cond = None if labels is None else torch.tensor(labels)
+        parameters = self._parameters(path)
+        out = self.out or path.parent / "pictures" / self._name(classes, parameters["model_hash"])
+        _require_ours(out, parameters)
         pictures = draw(
             twin, self.count, self.solver, self.steps, self.seed, cond, self.guidance, self.batch
         )
-        out = self.out or path.parent / "pictures" / self._name()
         captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
         seeds = range(self.seed, self.seed + self.count)
-        _save(out, pictures, captions, seeds, self._parameters(path))
+        _save(out, pictures, captions, seeds, parameters)
         print(f"{self.count} pictures in {out}, together in {out / 'grid.png'}")
         return 0
 
@@ -82,18 +84,44 @@ class Sample(Command):
             return None
         return [(self.seed + i) % len(classes) for i in range(self.count)]  # belongs to the seed
 
-    def _name(self) -> str:
+    def _name(self, classes: Sequence[str], model: str) -> str:
+        """A folder name for the settings and the model, whatever the classes are called."""
         settings = [self.solver, str(self.steps), f"seed{self.seed}"]
-        settings += [self.label.replace(" ", "-")] if self.label else []
+        if self.label is not None:
+            index = class_index(self.label, classes)
+            settings += [f"{index}-{safe_name(classes[index])}" if index >= 0 else "none"]
         settings += [f"guidance{self.guidance:g}"] if self.guidance != 1.0 else []
         settings += [self.scaling] if self.scaling else []
-        return "-".join(settings)
+        return "-".join([*settings, model])
 
     def _parameters(self, path: Path) -> dict[str, Any]:
         """What a PNG says about its making, apart from its own seed and label."""
         used = {"solver", "steps", "guidance", "scaling"}
         model = {"model": f"{path.resolve().parent.name}/{path.name}", "model_hash": _hash(path)}
         return self.model_dump(include=used, exclude_none=True) | model
+
+
+def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
+    """Refuse, before the walk, a place that cannot take pictures or holds others than these."""
+    from marginals.io.pictures import read_parameters
+
+    nearest = next(place for place in (out, *out.parents) if place.exists())
+    if not nearest.is_dir():
+        raise MarginalsError(f"--out {out} cannot be a folder: {nearest} is a file; give another")
+    for picture in sorted(out.glob("*.png")):
+        try:
+            made = read_parameters(picture)
+        except MarginalsError:
+            made = {}
+        if any(made.get(key) != parameters.get(key) for key in _SAME):
+            raise MarginalsError(
+                f"{out} holds pictures that another model or other settings made, such as "
+                f"{picture.name}; give another --out"
+            )
+
+
+_SAME = ("model_hash", "solver", "steps", "guidance", "scaling")
+"""What the pictures of one folder have in common."""
 
 
 def _save(
