@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from marginals.demo.likelihoods import Likelihoods, Route, cost, difference, measure
-from marginals.demo.words import explain
+from marginals.demo.words import explain, order_words
 from marginals.likelihood import Bound
 from marginals.pixels import dequantise
 
@@ -94,6 +94,22 @@ def test_a_bound_better_than_the_exact_value_is_said_plainly():
     words = explain(made_up(**(THEORY | {"ode": 3.2})))[2].words
     assert "better than the exact value" in words and "−0.2" in words
     assert "on the side theory asks for" in explain(made_up(**THEORY))[2].words
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "Here they do: 3.4"),
+        ({"ode": 3.1}, "Here one of them does not lie above"),
+        ({"ode": 3.3}, "Here 2 of them do not lie above"),
+        ({"discrete_2": 3.6}, "more steps do not bring them closer"),
+        ({"ode": 3.0}, "one cannot be told from it"),
+    ],
+)
+def test_the_plain_truth_comes_first(change, said):
+    words = order_words(made_up(**(THEORY | change)))
+    assert words.startswith("The bounds") and "must lie above the exact value" in words
+    assert said in words
 
 
 def test_a_single_picture_has_no_error_bar():

@@ -156,3 +156,13 @@ def test_a_stopped_demo_goes_on_without_training_again(small, archive, tmp_path,
     demo(config)
     assert (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "out" / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_longer_training_is_announced(small, archive, tmp_path, capsys):
+    config = DemoConfig(threads=1, data=str(archive()), out=tmp_path / "out", images=32)
+    demo(config)
+    settings = tmp_path / "out" / "run" / "config.yaml"
+    settings.write_text(settings.read_text().replace("images: 32", "images: 96"))
+    capsys.readouterr()
+    assert demo(config).results["training"]["images"] == 96
+    assert "continuing the training from 32 to 96 pictures, about " in capsys.readouterr().err

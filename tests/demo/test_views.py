@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from marginals.demo import agreement
+from marginals.demo.judge import Judged, langevin_words
 from marginals.demo.story import tell
 from marginals.demo.views import VIEWS, labels_for, show, views_for, walk
+from marginals.metrics.classifier import Share
 from marginals.scaling import VP
 
 STD, MEANS = 0.25, (-0.4, 0.4)
@@ -108,3 +110,31 @@ def test_a_wrong_change_of_units_is_noticed(exact, monkeypatch):
     x0 = torch.zeros(2, 1, 8, 8)
     checks, _ = agreement.agree(exact(), x0, torch.tensor([0, 1]), 0, nothing)
     assert not checks[1].agrees and not checks[2].agrees
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(4, 4, 0.510, 1.0), (0, 10, 0.0, 0.278), (10, 20, 0.299, 0.701)],
+)
+def test_few_samples_are_never_certain(hits, count, low, high):
+    """Wilson intervals as the tables of statistics books have them."""
+    judged = Judged(VIEWS[0], Share.of(hits, count), torch.zeros(count, 1, 1, 1))
+    assert judged.range == pytest.approx((low, high), abs=6e-4)
+    assert judged.hits == f"{hits} of {count}" and judged.share.stderr > 0
+
+
+@pytest.mark.parametrize(
+    ("hits", "grain", "said"),
+    [(90, 0.5, ""), (30, 0.5, "stay noisier"), (30, 0.0, "not noisier")],
+)
+def test_langevin_is_explained_only_where_it_scores_lower(hits, grain, said):
+    views = {view.key: view for view in VIEWS}
+    flat = torch.zeros(100, 1, 8, 8)
+    rough = grain * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    words = langevin_words(
+        [
+            Judged(views["heun"], Share.of(90, 100), flat),
+            Judged(views["langevin"], Share.of(hits, 100), rough),
+        ]
+    )
+    assert bool(words) == bool(said) and said in words

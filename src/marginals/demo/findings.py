@@ -11,7 +11,7 @@ from torch import Tensor
 from marginals.data.pictures import PictureSource
 from marginals.demo.agreement import Check
 from marginals.demo.config import DemoConfig
-from marginals.demo.judge import Judged, Nearest, best
+from marginals.demo.judge import Judged, Nearest, best, langevin_words
 from marginals.demo.likelihoods import Likelihoods
 from marginals.demo.plan import Plan
 from marginals.demo.story import Story
@@ -74,6 +74,8 @@ class Findings:
     story: Story
     shown: list[Shown]
     likelihoods: Likelihoods
+    order: str
+    """Do the bounds lie above the exact value, and approach it? In words."""
     gaps: list[Gap]
     checks: list[Check]
     conversions: Tensor
@@ -87,7 +89,7 @@ class Findings:
     @property
     def share(self) -> dict[str, str]:
         """Label agreement by view, in words."""
-        return {each.view.key: str(each.share) for each in self.judged}
+        return {each.view.key: f"{each.share} ({each.hits})" for each in self.judged}
 
 
 def as_dict(found: Findings) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def _likelihood(found: Findings) -> dict[str, Any]:
     like = found.likelihoods
     return {
         "pictures": like.pictures,
-        "unit": "bits/dim",
+        "unit": "bits per pixel value",
         "routes": [
             {
                 "route": route.key,
@@ -160,6 +162,7 @@ def _likelihood(found: Findings) -> dict[str, Any]:
             }
             for route in like.routes.values()
         ],
+        "order": found.order,
         "gaps": [
             {
                 "between": gap.title,
@@ -206,15 +209,18 @@ def table(found: Findings) -> str:
 
 
 def _views_table(found: Findings) -> list[str]:
-    lines = [f"{'samples, all from the same noise':<44}{'evaluations':>12}{'label agreement':>20}"]
+    head = f"{'samples, all from the same noise':<44}{'evaluations':>12}"
+    lines = [f"{head}{'label agreement (samples)':>34}"]
     for each in found.shown:
         share = found.share.get(each.view.key, "-")
-        lines.append(f"  {each.view.title:<42}{each.nfe:>12}{share:>20}")
+        lines.append(f"  {each.view.title:<42}{each.nfe:>12}{share:>34}")
     if isinstance(found.classifier, str):
         return lines + textwrap.wrap(found.classifier, 96, initial_indent="  ")
+    remark = langevin_words(found.judged)
     return [
         *lines,
-        f"  {'the classifier itself, on real pictures':<54}{found.classifier.accuracy!s:>20}",
+        f"  {'the classifier itself, on real pictures':<54}{found.classifier.accuracy!s:>34}",
+        *textwrap.wrap(remark, 96, initial_indent="  ", subsequent_indent="    "),
     ]
 
 
@@ -227,6 +233,7 @@ def _likelihood_table(found: Findings) -> list[str]:
         stderr = finite(route.bound.stderr)
         bits = f"{route.bound.mean:.3f} ± {'?' if stderr is None else f'{stderr:.3f}'}"
         lines.append(f"  {route.title:<42}{bits:>18}{route.bound.nfe:>14}   {route.kind}")
+    lines += textwrap.wrap(found.order, 96, initial_indent="  ", subsequent_indent="  ")
     for gap in found.gaps:
         mark = "" if gap.as_theory else "(!) "
         lines += textwrap.wrap(mark + gap.words, 96, initial_indent="  ", subsequent_indent="    ")

@@ -10,7 +10,7 @@ from marginals.demo.findings import Findings
 from marginals.demo.html import Html, cards, figure, fill, formula, picture, text
 from marginals.demo.judge import best
 from marginals.demo.report_numbers import number_parts
-from marginals.demo.sheets import noise_sheet, sheet
+from marginals.demo.sheets import named_sheet, noise_sheet
 from marginals.demo.views import Shown
 from marginals.demo.words import likeness_words
 from marginals.io.atomic import write_text
@@ -73,8 +73,12 @@ def _cards(found: Findings) -> Html:
     ]
     if found.judged:
         top = best(found.judged)
-        share = f"{100 * top.share.value:.0f} ± {100 * top.share.stderr:.0f} %"
-        values.append((share, "of the best method's samples show what was asked for"))
+        low, high = (f"{100 * end:.1f}" for end in top.range)
+        about = (
+            "samples of the best method show what was asked for "
+            f"(with more samples: very likely {low} to {high} %)"
+        )
+        values.append((top.hits, about))
     bits = f"{exact.mean:.2f} ± {exact.stderr:.2f}"
     values.append((bits, "bits per pixel value of unseen pictures (stored: 8)"))
     checks = f"{agreeing} of {len(found.checks)}"
@@ -90,7 +94,8 @@ def _story(found: Findings) -> Html:
     return figure(
         image,
         "Above: one picture it has never seen, with more and more noise from left to right. Below: "
-        "what the network says the clean picture was, asked once for each.",
+        "what the network says the clean picture was, asked once for each. λ says how much picture "
+        "is left: 12 is almost clean, 0 as much noise as picture, −8 almost nothing but noise.",
     )
 
 
@@ -110,7 +115,7 @@ def _data(found: Findings) -> Html:
         else '<p class="note">There are no classes here (or only one), so the network learned the '
         "pictures without labels; guidance and label agreement are left out.</p>"
     )
-    sheet_ = figure(sheet(found.real, found.subject.plan.columns), "Real training pictures.")
+    sheet_ = figure(named_sheet(found.real, found), "Real training pictures.")
     folder = (
         ""
         if train.report is None
@@ -137,7 +142,7 @@ def _view(each: Shown, found: Findings) -> str:
     view = each.view
     share = found.share.get(view.key)
     agreement = f"<span>label agreement {text(share)}</span>" if share else ""
-    image = sheet(each.x, found.subject.plan.columns)
+    image = named_sheet(each.x, found)
     return (
         f'<section class="view"><h3>{text(view.title)}</h3><p>{text(view.about)}</p>'
         f"{formula(view.formula)}"

@@ -5,7 +5,7 @@ import torch
 from marginals.demo.agreement import LEVELS, NAMES
 from marginals.demo.findings import Findings
 from marginals.demo.html import Html, figure, number, table, text, yes_no
-from marginals.demo.judge import best
+from marginals.demo.judge import best, langevin_words
 from marginals.demo.likelihoods import Likelihoods
 from marginals.io.pictures import grid
 from marginals.io.plots import LikelihoodBar, elbo_terms, likelihood_bars
@@ -23,6 +23,7 @@ def number_parts(found: Findings) -> dict[str, object]:
         else f"{like.pictures} unseen pictures",
         "bars": _bars(like),
         "routes": _routes(like),
+        "order": found.order,
         "gaps": _gaps(found),
         "terms": _terms(like),
         "levels": _levels(like),
@@ -40,7 +41,12 @@ def _bars(like: Likelihoods) -> Html:
         LikelihoodBar(r.title, r.bound.mean, _known(r.bound.stderr), r.bound.kind)
         for r in like.routes.values()
     ]
-    caption = "The same pictures by every route, ± two standard errors."
+    caption = (
+        "The same pictures by every route: three routes, five lines. The chain in T steps stands "
+        "there twice, the second time with twice the steps; the last line is the continuous-time "
+        "bound with another way to count pixels. The number after ± is one standard error, as "
+        "everywhere on this page; the whiskers reach out to two of them."
+    )
     return figure(likelihood_bars(bars), caption, "plot")
 
 
@@ -61,14 +67,14 @@ def _routes(like: Likelihoods) -> Html:
 def _gaps(found: Findings) -> Html:
     parts = []
     for gap in found.gaps:
-        verdict = yes_no(gap.as_theory, "✓", "✗ not as theory says")
+        verdict = yes_no(gap.as_theory, "✓", "✗ not to be expected")
         title = f"<strong>{text(gap.title)}</strong>"
         parts.append(f"<li>{title} {verdict}<br>{text(gap.words)}</li>")
     return Html("".join(parts))
 
 
 def _terms(like: Likelihoods) -> Html:
-    """Reconstruction, prior, denoising: the bounds term by term, in bits/dim."""
+    """Reconstruction, prior, denoising: the bounds term by term, in bits per pixel value."""
     keys = ("discrete", "discrete_2", "continuous", "decoder")
     names = ("denoising", "prior", "reconstruction", "pixel bins")
     rows = []
@@ -114,11 +120,12 @@ def _conversions(found: Findings) -> Html:
 def _routes_compared(found: Findings) -> Html:
     rows = []
     for gap in found.gaps:
-        verdict = yes_no(gap.as_theory, "✓ as theory says", "✗ not as theory says")
-        cells = _signed(gap.gap.mean, 4), _error(gap.gap.stderr, 4), _signed(gap.gap.z, 1)
+        verdict = yes_no(gap.as_theory, "✓ to be expected", "✗ not to be expected")
+        value = f"{_signed(gap.gap.mean, 3)} ± {_error(gap.gap.stderr)}"
+        cells = value, _signed(gap.gap.z, 1)
         rows.append((gap.title, *cells, verdict))
-    head = ("likelihood routes", "difference, bits", "standard error", "in standard errors", "")
-    return table(head, rows, (1, 2, 3))
+    head = ("likelihood routes", "difference (± one standard error)", "in standard errors", "")
+    return table(head, rows, (1, 2))
 
 
 def _labels(found: Findings) -> Html:
@@ -128,15 +135,17 @@ def _labels(found: Findings) -> Html:
     words = (
         "A second, separate network learned to tell the kinds of real pictures apart. On real "
         f"pictures it has never seen it is right in {accuracy}. It was then shown samples: does it "
-        f"see what was asked for? Best: {top.share} ({top.view.title}). Samples can agree more "
-        "often than real pictures do, since real pictures include odd ones."
+        f"see what was asked for? Best: {top.hits} ({top.share}) by {top.view.title}. "
+        "Samples can agree more often than real pictures do, since real pictures include odd ones."
     )
     rows = [
-        (each.view.title, f"{each.share}", len(each.x), shown.nfe)
+        (each.view.title, f"{each.share}", each.hits, shown.nfe)
         for each, shown in zip(found.judged, found.shown, strict=True)
     ]
-    head = ("method", "label agreement", "samples", "evaluations")
-    return Html(f"<p>{text(words)}</p>" + table(head, rows, (1, 2, 3)))
+    head = ("method", "label agreement", "samples recognised", "evaluations")
+    remark = langevin_words(found.judged)
+    after = f"<p>{text(remark)}</p>" if remark else ""
+    return Html(f"<p>{text(words)}</p>" + table(head, rows, (1, 2, 3)) + after)
 
 
 def _copies(found: Findings) -> Html:

@@ -20,7 +20,7 @@ from marginals.demo.stages import Stages
 from marginals.demo.story import tell
 from marginals.demo.training import train_once
 from marginals.demo.views import Shown, show, views_for
-from marginals.demo.words import explain
+from marginals.demo.words import explain, order_words
 from marginals.io.atomic import write_json
 from marginals.metrics.classifier import Classifier
 from marginals.pixels import to_float
@@ -91,6 +91,7 @@ def _look(subject: Subject, stages: Stages) -> Findings:
         story=tell(model, to_float(pixels[:1]), None if labels is None else labels[:1], seed),
         shown=shown,
         likelihoods=like,
+        order=order_words(like),
         gaps=explain(like),
         checks=checks,
         conversions=conversions,

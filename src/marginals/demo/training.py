@@ -1,6 +1,7 @@
 """Train once, save, and load the checkpoint back from disk: everything later sees only the file."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,12 +60,27 @@ def _finished_run(
         torch.set_num_threads(run.config.threads)
     if run.finished:
         return run, "The training was found finished and was not repeated."
+    print(_continuing(run), file=sys.stderr)
     try:
         return resume(folder, source=source, on_event=TrainingBar()), ""
     except (Stopped, Diverged):
         raise
     except MarginalsError as error:
         raise MarginalsError(f"{error}; or begin the demo anew with --fresh") from None
+
+
+def _continuing(run: Run) -> str:
+    """What goes on now, and about how long: said before the bar of an interrupted training."""
+    done, wanted, log = run.images_seen, run.config.images or 0, run.log()
+    words = f"continuing the training from {done:,} to {wanted:,} pictures"
+    if not log or log[-1]["images_per_second"] <= 0:
+        return words
+    seconds = (wanted - done) / log[-1]["images_per_second"]
+    return f"{words}, about {_duration(seconds)} (Ctrl-C stops and saves)"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _pace(

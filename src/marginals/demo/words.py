@@ -14,13 +14,13 @@ from torch import Tensor
 from marginals.demo.likelihoods import Difference, Likelihoods, difference
 from marginals.demo.views import Shown
 
-__all__ = ["Gap", "explain", "likeness_words"]
+__all__ = ["Gap", "explain", "likeness_words", "order_words"]
 
 _CLEAR = 2.0
 """Standard errors from which on a difference counts as seen."""
 
 _SMALL = 0.005
-"""Bits/dim below which an error of the integration is not worth a remark."""
+"""Bits per pixel value below which an error of the integration is not worth a remark."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,35 @@ def explain(found: Likelihoods) -> list[Gap]:
             *_dequantisation(whole),
         ),
     ]
+
+
+def order_words(found: Likelihoods) -> str:
+    """The plain truth before all numbers: are the bounds above the exact value, and do they come
+    closer to it with more steps?"""
+    bound = {key: found.routes[key].bound for key in ("discrete", "discrete_2", "continuous")}
+    exact = found.routes["ode"].bound
+    gaps = [difference(each, exact) for each in bound.values()]
+    values = [each.mean for each in bound.values()]
+    theory = (
+        "The bounds (the chain in T steps, the same in continuous time) must lie above the exact "
+        "value, and come closer to it with more steps and with a better network. "
+    )
+    numbers = (
+        f"{values[0]:.3f} with T = {found.levels}, {values[1]:.3f} with T = {2 * found.levels}, "
+        f"{values[2]:.3f} in continuous time; exact: {exact.mean:.3f}."
+    )
+    below = sum(_clear(gap) and gap.mean < 0 for gap in gaps)
+    if below:
+        which = "one of them does not" if below == 1 else f"{below} of them do not"
+        return f"{theory}Here {which} lie above it: {numbers} The reason stands below."
+    if not values[0] > values[1] > values[2]:
+        few = "Here none is clearly below it, but more steps do not bring them closer: "
+        return theory + few + numbers
+    touching = sum(not _clear(gap) for gap in gaps)
+    if touching:
+        within = f"{'one' if touching == 1 else touching} cannot be told from it"
+        return f"{theory}Here they come closer, and {within} on these pictures: {numbers}"
+    return f"{theory}Here they do: {numbers}"
 
 
 def likeness_words(shown: Sequence[Shown]) -> str:
@@ -89,9 +118,9 @@ def _range(values: Sequence[float]) -> str:
 
 
 def measured(gap: Difference) -> str:
-    """'0.123 ± 0.004 bits/dim'."""
+    """'0.123 ± 0.004 bits per pixel value'."""
     stderr = f"± {gap.stderr:.3f} " if gap.stderr < float("inf") else "(error unknown) "
-    return f"{gap.mean:+.3f} {stderr}bits/dim".replace("-", "−")
+    return f"{gap.mean:+.3f} {stderr}bits per pixel value".replace("-", "−")
 
 
 def _clear(gap: Difference) -> bool:
