@@ -528,6 +528,23 @@ def test_ctrl_c_stops_without_a_trace(run: Path, tmp_path, said, monkeypatch):
     assert not (tmp_path / "made").exists()
 
 
+def test_ctrl_c_while_numpy_is_imported_is_not_lost():
+    """Torch imports numpy in C and drops what it raises, a KeyboardInterrupt too."""
+    code = (
+        "import os, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy._core.numerictypes':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "from marginals.cli import main\n"
+        "sys.exit(main(['sample', 'nowhere']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (130, ["stopped"])
+
+
 def test_debug_shows_the_traceback(said, monkeypatch):
     with pytest.raises(MarginalsError):
         said("info", "nothing", "--debug")

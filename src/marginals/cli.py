@@ -10,11 +10,15 @@ turns what can go wrong into one sentence and an exit code:
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import cleandoc
 from io import TextIOWrapper
+from types import FrameType
 from typing import NamedTuple
 
 from marginals.errors import MarginalsError
@@ -25,6 +29,8 @@ class Entry(NamedTuple):
 
     home: str
     what: str
+    torch: bool = True
+    """Whether it computes; then torch is imported before it runs."""
 
 
 COMMANDS = {
@@ -35,7 +41,9 @@ COMMANDS = {
         "evaluate:Evaluate", "likelihood by three routes, picture quality, label agreement"
     ),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
-    "info": Entry("info:Info", "what a picture, a model file or a run folder says about itself"),
+    "info": Entry(
+        "info:Info", "what a picture, a model file or a run folder says about itself", torch=False
+    ),
     "data list": Entry("data:List", "the data sets that are built in or can be fetched"),
     "data fetch": Entry("data:Fetch", "download a data set and check it"),
     "data check": Entry("data:Check", "look through a folder of pictures before training on it"),
@@ -117,8 +125,29 @@ def _call(name: str, words: list[str]) -> int:
         description=cleandoc(command.__doc__ or ""),
         **({} if default is None else {"default": default}),
     )
+    if COMMANDS[name].torch:
+        with interrupts_held():  # an import in C drops the exception: Ctrl-C would do nothing
+            for module in ("numpy", "torch"):
+                import_module(module)
     set_threads(call.threads)
     return call.run()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """A Ctrl-C that arrives in the block takes effect at its end."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: arrived.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if arrived:
+            before(*arrived[0])
 
 
 def _group_or_mistake(words: list[str]) -> int:
