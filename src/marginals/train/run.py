@@ -9,6 +9,8 @@ run/samples.png          the same noise at every snapshot, one row each
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,18 @@ from torch.optim import Optimizer
 
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
-from marginals.io.checkpoint import load_model
 from marginals.models import Model
 from marginals.train import records
 from marginals.train.build import look_at
+from marginals.train.claim import Taken, claim
 from marginals.train.config import TrainConfig
 from marginals.train.ema import Ema
 from marginals.train.engine import Engine
+from marginals.train.folder import Run, finished_already, may_continue, require_free
 from marginals.train.loop import Trainer, save_average
 from marginals.train.progress import Event, EventKind, Listener, ProgressBar
 from marginals.train.setup import (
+    absolute,
     compile_backbone,
     fingerprint,
     load_source,
@@ -35,49 +39,11 @@ from marginals.train.setup import (
     make_optimizer,
 )
 from marginals.train.snapshots import Snapshots
-from marginals.train.state import TrainState, read_state_header, require_same_settings
+from marginals.train.state import TrainState
 from marginals.train.stop import Stop
 from marginals.train.trial import Trial, run_trial
 
 __all__ = ["Run", "resume", "train"]
-
-
-class Run:
-    """A run folder, finished or not."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not (self.path / "config.yaml").is_file():
-            raise MarginalsError(f"{self.path} is not a run: it holds no config.yaml")
-
-    @property
-    def config(self) -> TrainConfig:
-        """What the run was told, with its length in images."""
-        return TrainConfig.from_yaml(self.path / "config.yaml")
-
-    @property
-    def state_path(self) -> Path:
-        return self.path / "state.safetensors"
-
-    @property
-    def images_seen(self) -> int:
-        """Images trained on up to the last checkpoint; 0 before the first."""
-        if not self.state_path.is_file():
-            return 0
-        return int(read_state_header(self.state_path)["images_seen"])
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last checkpoint is that of the end."""
-        return self.images_seen >= (self.config.images or 0)
-
-    def model(self, device: str | torch.device = "cpu") -> Model:
-        """The averaged model of the last checkpoint."""
-        return load_model(self.path / "model.safetensors", device)
-
-    def log(self) -> list[dict[str, Any]]:
-        """The entries of log.jsonl: images, loss, levels, gradient, lr, speed, seconds."""
-        return records.read(self.path / "log.jsonl")
 
 
 def train(
@@ -135,27 +101,69 @@ class _Session:
     ) -> None:
         self.engine = Engine(config.precision)
         self.listener = listener
-        self.config = config
+        self.config = config.with_changes(data=absolute(config.data))
         self.resumed = Run(resumed) if resumed is not None else None
         if self.resumed:
-            require_same_settings(self.resumed.config, config, self.resumed.path)
-        self.folder = self.resumed.path if self.resumed else self._new_folder()
-        self.source = load_source(config) if source is None else source
-        for sentence in look_at(self.source, config.batch, config.conditional):
-            self.say("warning", f"warning: {sentence}")
-        self.model = make_model(config, self.source, model)
-        self.feed = make_feed(config, self.source, self.model, self.engine)
+            self.config = may_continue(self.resumed, self.config)
+        elif config.out is not None:
+            require_free(Path(config.out))
+        self._given = source, model
 
     def run(self, stop: Stop) -> Run:
-        self._plan()
-        state, optimizer = self._state()
-        if self.engine.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.config.to_yaml(self.folder / "config.yaml")
-        trainer = Trainer(state, optimizer, self.feed, self.engine, self.folder, self.listener)
-        with stop:
-            trainer.run(stop)
+        if self.resumed and (sentence := finished_already(self.resumed, self.config)):
+            self.say("end", sentence)
+            return self.resumed
+        with self._claim():
+            self._load()
+            self._plan()
+            state, optimizer = self._state()
+            if self.engine.is_main:
+                self.config.to_yaml(self.folder / "config.yaml")
+            trainer = Trainer(state, optimizer, self.feed, self.engine, self.folder, self.listener)
+            with stop:
+                trainer.run(stop)
         return Run(self.folder)
+
+    @contextmanager
+    def _claim(self) -> Iterator[None]:
+        """Settle on the folder and hold it, in process 0; what fails there fails everywhere."""
+        with ExitStack() as held:
+            found = problem = None
+            if self.engine.is_main:
+                try:
+                    found = self._folder(held)
+                except MarginalsError as error:
+                    problem = str(error)
+            if problem := self.engine.same(problem):
+                raise MarginalsError(problem)
+            self.folder = Path(self.engine.same(str(found)))
+            yield
+
+    def _folder(self, held: ExitStack) -> Path:
+        """The run's own folder: `config.out`, or runs/DATA-FORMULATION with a number if taken."""
+        if self.resumed:
+            held.enter_context(claim(self.resumed.path))
+            return self.resumed.path
+        if self.config.out is not None:
+            folder = Path(self.config.out)
+            held.enter_context(claim(folder))
+            require_free(folder)  # a run may have ended there while this one began
+            return folder
+        stem = f"runs/{Path(self.config.data).stem}-{self.config.formulation}"
+        names = (stem if i == 1 else f"{stem}-{i}" for i in itertools.count(1))
+        while True:
+            folder = Path(next(name for name in names if not Path(name).exists()))
+            with suppress(Taken):  # by a run that began just now
+                held.enter_context(claim(folder))
+                return folder
+
+    def _load(self) -> None:
+        source, model = self._given
+        self.source = load_source(self.config) if source is None else source
+        for sentence in look_at(self.source, self.config.batch, self.config.conditional):
+            self.say("warning", f"warning: {sentence}")
+        self.model = make_model(self.config, self.source, model)
+        self.feed = make_feed(self.config, self.source, self.model, self.engine)
 
     def say(self, kind: EventKind, text: str, values: dict[str, Any] | None = None) -> None:
         if self.engine.is_main:
@@ -188,10 +196,6 @@ class _Session:
         if not run.state_path.is_file():  # killed before its first checkpoint: begin again
             return
         header = state.load(run.state_path)
-        if state.images_seen > (self.config.images or 0):
-            raise MarginalsError(
-                f"{run.path} has already seen {state.images_seen} images; ask for more than that"
-            )
         if header["threads"] != torch.get_num_threads():
             self.say(
                 "warning",
@@ -203,20 +207,6 @@ class _Session:
             records.truncate(run.path / "log.jsonl", state.images_seen)
             Snapshots(run.path, 1, 1, 0).truncate(state.images_seen)
             save_average(state, run.path)  # it may be one checkpoint behind the state
-
-    def _new_folder(self) -> Path:
-        """The run's own folder: `config.out`, or runs/DATA-FORMULATION with a number if taken."""
-        if self.config.out is not None:
-            folder = Path(self.config.out)
-            if (folder / "config.yaml").exists():
-                raise MarginalsError(
-                    f"{folder} already holds a run; continue it with `marginals train --resume "
-                    f"{folder}`, or choose another out folder"
-                )
-            return folder
-        stem = f"runs/{Path(self.config.data).stem}-{self.config.formulation}"
-        names = (stem if i == 1 else f"{stem}-{i}" for i in itertools.count(1))
-        return Path(self.engine.same(next(n for n in names if not Path(n).exists())))
 
 
 def _trial_seconds(minutes: float | None) -> float:

@@ -1,12 +1,15 @@
 """Putting a run together: data, model, optimiser, average, feed."""
 
 import zlib
+from pathlib import Path
 
 import torch
 from torch.optim import AdamW
 
 import marginals.data
 from marginals.data.augment import Augment
+from marginals.data.builtin import BUILTIN
+from marginals.data.fetch import REMOTES
 from marginals.data.pictures import Pictures, PictureSource
 from marginals.data.stream import StreamingFolder
 from marginals.errors import MarginalsError
@@ -16,10 +19,25 @@ from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
 
-__all__ = ["compile_backbone", "fingerprint", "make_feed", "make_model", "make_optimizer"]
+__all__ = [
+    "absolute",
+    "compile_backbone",
+    "fingerprint",
+    "make_feed",
+    "make_model",
+    "make_optimizer",
+]
 
 _BETAS = (0.9, 0.99)  # the second moment of the usual 0.999 is too slow for short runs
 _LOOKED_AT = 4096  # pictures of an unknown kind of source that stand for all
+
+
+def absolute(data: str) -> str:
+    """A path in full, so that it is found from every working directory; a name as it is."""
+    path = Path(data).expanduser()
+    if data in BUILTIN or data in REMOTES or not path.exists():
+        return data
+    return str(path.resolve())
 
 
 def load_source(config: TrainConfig) -> PictureSource:
