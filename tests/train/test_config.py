@@ -20,6 +20,8 @@ from marginals.train.config import PRESETS, TrainConfig
         ({"minutes": float("inf")}, "minutes should be a finite number"),
         ({"images": 0}, "images should be greater than or equal to 1"),
         ({"images": 1, "data": " "}, "name a data set, a folder"),
+        ({"images": 1, "out": ""}, "name a folder for the run"),
+        ({"images": 1, "out": "  "}, "name a folder for the run"),
         ({"images": 1, "lr": 2, "batch": 0}, "; lr should be"),
     ],
 )
@@ -54,6 +56,7 @@ def test_only_what_touches_a_step_is_a_difference():
     [
         ("images: [1", "as YAML"),
         ("- images", "setting: value"),
+        ("5: 3", "there is no setting 5"),
         ("images: 3\nspeed: 9", "there is no setting 'speed'"),
     ],
 )

@@ -124,6 +124,13 @@ class TrainConfig(BaseModel):
             raise ValueError("name a data set, a folder of pictures or an .npz file")
         return data
 
+    @field_validator("out")
+    @classmethod
+    def _out_is_named(cls, out: str | None) -> str | None:
+        if out is not None and not out.strip():
+            raise ValueError("name a folder for the run")
+        return out
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if (self.images is None) == (self.minutes is None):
@@ -152,6 +159,8 @@ class TrainConfig(BaseModel):
             raise MarginalsError(f"cannot read {path} as YAML: {reason}") from None
         if values is not None and not isinstance(values, dict):
             raise MarginalsError(f"{path} should be a list of `setting: value` lines")
+        if strange := [key for key in values or {} if not isinstance(key, str)]:
+            raise MarginalsError(f"{path}: there is no setting {strange[0]!r}")
         try:
             return cls(**(values or {}))
         except MarginalsError as error:
