@@ -436,12 +436,21 @@ def test_flag_reads_both_spellings():
 
 
 def test_a_class_is_an_index_or_a_name():
-    classes = ("zero", "one", "1")
-    assert [class_index(c, classes) for c in ("zero", "0", "1", "none")] == [0, 0, 2, -1]
+    classes = ("zero", "one", "two")
+    assert [class_index(c, classes) for c in ("zero", "0", "1", "none")] == [0, 0, 1, -1]
+    digits = ("0", "1", "2")
+    assert [class_index(c, digits) for c in digits] == [0, 1, 2]
     with pytest.raises(MarginalsError, match="did you mean 'zero'"):
         class_index("zeroo", classes)
     with pytest.raises(MarginalsError, match="without classes"):
         class_index("0", ())
+
+
+def test_where_classes_are_named_like_numbers_a_label_is_a_name():
+    classes = ("3", "7", "one")
+    assert [class_index(c, classes) for c in ("7", "one")] == [1, 2]
+    with pytest.raises(MarginalsError, match="names only: 3, 7, one"):
+        class_index("1", classes)
 
 
 # --- bad input: one sentence, exit code 2, nothing written ------------------------------------
@@ -509,6 +518,33 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing_behind(run: Path, tmp_pa
             assert "Traceback" not in err
             assert not (tmp_path / "made").exists()
     assert _listing(run) == before
+
+
+def test_guidance_needs_a_class_and_a_model_that_learned_without(run: Path, tmp_path, said):
+    from marginals.commands.common import find_model
+    from marginals.io.checkpoint import rewrite_header
+
+    here = ("--steps", 1, "-n", 1, "--out", tmp_path / "made")
+    code, _, err = said("sample", run, "--label", "none", "--guidance", 3, *here)
+    assert code == 2 and "means nothing with --label none" in err
+    strict = tmp_path / "strict.safetensors"
+    rewrite_header(
+        find_model(run), strict, lambda h: h | {"extra": h["extra"] | {"label_dropout": 0.0}}
+    )
+    for command in (
+        ("sample", strict, "--guidance", 2, *here),
+        ("sample", strict, "--label", "none", *here),
+        ("eval", strict, "--guidance", 2),
+    ):
+        code, _, err = said(*command)
+        assert code == 2 and "--label-dropout 0" in err
+    assert not (tmp_path / "made").exists()
+    assert said("sample", run, "--guidance", 2, *here)[0] == 0
+
+
+def test_every_allowed_seed_serves(run: Path, said):
+    few = ("--pictures", 1, "--levels", 1, "--ode-steps", 1, "--samples", 0)
+    assert said("eval", run, *few, "--seed", 2**63 - 1)[0] == 0
 
 
 def test_flags_that_do_not_exist_are_refused_with_a_hint(said):

@@ -103,6 +103,11 @@ def test_load_takes_the_official_part_or_cuts_its_own(tmp_path) -> None:
             "'b'",
         ),
         ({"images": pixels(2, 8, 8), "test_images": pixels(2, 9, 9)}, "one shape"),
+        (
+            {"images": pixels(1, 8, 8), "labels": np.array([0]), "classes": np.array(list("aba"))},
+            "two classes called 'a'",
+        ),
+        ({"images": pixels(1, 8, 8), "classes": np.array([b"\xff"])}, "not UTF-8"),
     ],
 )
 def test_refusals(tmp_path, arrays, says) -> None:
@@ -129,6 +134,30 @@ def test_damaged_files(tmp_path) -> None:
     np.save(tmp_path / "one.npy", pixels(3, 8, 8))
     with pytest.raises(MarginalsError, match="one bare array"):
         load_npz(tmp_path / "one.npy")
+
+
+def test_names_saved_as_bytes_are_names(tmp_path) -> None:
+    path = tmp_path / "a.npz"
+    names = np.array([b"chien", "été".encode()])
+    np.savez(path, images=pixels(2, 8, 8), labels=np.array([1, 0]), classes=names)
+    assert load_npz(path)[0].classes == ("chien", "été")
+    np.savez(path, images=pixels(2, 8, 8), labels=names)
+    assert load_npz(path)[0].classes == ("chien", "été")
+
+
+def test_damage_anywhere_in_a_compressed_archive_is_one_sentence(tmp_path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, images=pixels(4, 8, 8) // 64)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for change in (0x01, 0x80, 0xFF):
+            damaged = bytearray(whole)
+            damaged[place] ^= change
+            path.write_bytes(damaged)
+            try:
+                load_npz(path)
+            except MarginalsError as error:
+                assert "\n" not in str(error)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:

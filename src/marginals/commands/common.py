@@ -139,12 +139,37 @@ def class_index(label: str, classes: Sequence[str]) -> int:
         return -1
     if not classes:
         raise MarginalsError("this model was trained without classes; leave --label out")
-    if label.lstrip("+").isdecimal() and int(label) < len(classes):
+    numbered = any(name.isdecimal() and int(name) != i for i, name in enumerate(classes))
+    if label.isdecimal() and int(label) < len(classes) and not numbered:
         return int(label)
     close = difflib.get_close_matches(label.lower(), classes, n=1)
     hint = f"did you mean {close[0]!r}? There are" if close else "the classes are"
-    names = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
+    if numbered:
+        hint = "some classes are named like numbers, so --label takes names only:"
+    names = ", ".join(name if numbered else f"{i} {name}" for i, name in enumerate(classes))
     raise MarginalsError(f"there is no class {label!r}; {hint} {names}")
+
+
+def check_guidance(path: Path, guidance: float, classes: Sequence[str], index: int | None) -> None:
+    """Refuse guidance where there is nothing to guide with: it compares a class with no class.
+
+    `index` is the class that all pictures have, -1 for "no class", None for every class in turn.
+    """
+    from marginals.io.checkpoint import read_header
+
+    if guidance != 1.0 and not classes:
+        raise MarginalsError("--guidance needs a model with classes, and this one has none")
+    if guidance != 1.0 and index == -1:
+        raise MarginalsError(
+            "--guidance strengthens a class, so it means nothing with --label none; leave one out"
+        )
+    never_without = bool(classes) and read_header(path)["extra"].get("label_dropout") == 0
+    if never_without and (guidance != 1.0 or index == -1):
+        what = "--guidance" if guidance != 1.0 else "--label none"
+        raise MarginalsError(
+            f"{what} needs a model that also learned pictures without their class, and this one "
+            "was trained with --label-dropout 0; leave it out"
+        )
 
 
 def to_json(value: Any) -> str:

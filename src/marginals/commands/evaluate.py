@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, arg
 
-from marginals.commands.common import Command, Run, draw, find_model, load, safe_name, to_json
+from marginals.commands.common import (
+    Command,
+    Run,
+    check_guidance,
+    draw,
+    find_model,
+    load,
+    safe_name,
+    to_json,
+)
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
@@ -67,6 +76,8 @@ class Evaluate(Command):
         solver(self.solver)  # a mistyped name should not wait for the likelihoods
         path = find_model(self.model)
         model = load(path)
+        if self.samples:
+            check_guidance(path, self.guidance, model.data.classes if model.data else (), None)
         train, held_out = _data(path, model, self.data)
         report: dict[str, Any] = {"model": str(path), "data": train.name, "seed": self.seed}
         report["likelihood"] = self._likelihood(model, held_out)

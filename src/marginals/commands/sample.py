@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from tyro.conf import arg
 
-from marginals.commands.common import Command, Run, class_index, draw, find_model, load, safe_name
+from marginals.commands.common import (
+    Command,
+    Run,
+    check_guidance,
+    class_index,
+    draw,
+    find_model,
+    load,
+    safe_name,
+)
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
@@ -58,7 +67,9 @@ class Sample(Command):
         path = find_model(self.model)
         model = load(path)
         classes = model.data.classes if model.data else ()
-        labels = self._labels(classes)
+        index = None if self.label is None else class_index(self.label, classes)
+        check_guidance(path, self.guidance, classes, index)
+        labels = self._labels(classes, index)
         twin = model.convert(scaling(self.scaling)) if self.scaling else model
         cond = None if labels is None else torch.tensor(labels)
         parameters = self._parameters(path)
@@ -73,15 +84,12 @@ class Sample(Command):
         print(f"{self.count} pictures in {out}, together in {out / 'grid.png'}")
         return 0
 
-    def _labels(self, classes: Sequence[str]) -> list[int] | None:
+    def _labels(self, classes: Sequence[str], index: int | None) -> list[int] | None:
         """The class of every picture, -1 for no class; None for a model without classes."""
-        if self.label is not None:
-            index = class_index(self.label, classes)
-            return [index] * self.count if classes else None
-        if self.guidance != 1.0 and not classes:
-            raise MarginalsError("--guidance needs a model with classes, and this one has none")
         if not classes:
             return None
+        if index is not None:
+            return [index] * self.count
         return [(self.seed + i) % len(classes) for i in range(self.count)]  # belongs to the seed
 
     def _name(self, classes: Sequence[str], model: str) -> str:

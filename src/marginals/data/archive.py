@@ -13,7 +13,10 @@ Without `classes`, the distinct labels in sorted order are the classes.
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,8 +50,14 @@ def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
         raise MarginalsError(
             f"{name} needs an array called `images` (uint8, one picture per row), but holds {held}."
         )
+    for key in {"labels", "test_labels", "classes"} & arrays.keys():
+        arrays[key] = _decoded(arrays[key], name)
     labels = [arrays[k] for k in ("labels", "test_labels") if k in arrays]
     classes = _classes(arrays.get("classes"), labels)
+    if twice := sorted(c for c, count in Counter(classes).items() if count > 1):
+        raise MarginalsError(
+            f"{name} has two classes called {twice[0]!r}; give every class a name of its own."
+        )
     note, flip = str(arrays.get("note", "")), bool(arrays.get("flip", False))
 
     def part(prefix: str, title: str) -> Pictures:
@@ -92,6 +101,14 @@ def to_arrays(train: Pictures, held_out: Pictures | None = None) -> dict[str, An
     return arrays
 
 
+_DAMAGE = (
+    OSError, EOFError, KeyError, MemoryError, TypeError, SyntaxError, struct.error, zlib.error,
+    zipfile.BadZipFile, zipfile.LargeZipFile,
+    RuntimeError,  # an encrypted member, and NotImplementedError: an unknown compression
+)  # fmt: skip
+"""What numpy and zipfile raise for files that are no archives, or no longer."""
+
+
 def _arrays(file: IO[bytes], name: str) -> Arrays:
     try:
         archive = np.load(file, allow_pickle=False)
@@ -106,7 +123,7 @@ def _arrays(file: IO[bytes], name: str) -> Arrays:
                 "unpickled); save uint8 pictures with np.savez(path, images=..., labels=...)."
             ) from None
         raise MarginalsError(f"{name} is a damaged .npz archive: {error}.") from None
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except _DAMAGE as error:
         raise MarginalsError(
             f"{name} is cut short or no .npz archive ({error}); save it again with np.savez."
         ) from None
@@ -136,6 +153,16 @@ def _channels_first(images: NDArray[Any], name: str) -> Tensor:
 def _square(shape: tuple[int, ...]) -> bool:
     """Whether (N, H, W, C) reads as square pictures: it settles shapes like (N, 4, 4, 3)."""
     return shape[1] == shape[2]
+
+
+def _decoded(words: NDArray[Any], name: str) -> NDArray[Any]:
+    """Names as text, also where they were saved as bytes."""
+    try:
+        return np.char.decode(words, "utf-8") if words.dtype.kind == "S" else words
+    except UnicodeDecodeError:
+        raise MarginalsError(
+            f"the class names of {name} are not UTF-8; save them as str."
+        ) from None
 
 
 def _classes(given: NDArray[Any] | None, labels: list[NDArray[Any]]) -> tuple[str, ...]:

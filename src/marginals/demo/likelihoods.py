@@ -13,6 +13,7 @@ from torch import Tensor
 
 from marginals.likelihood import Bound
 from marginals.models import Model
+from marginals.noise import stream_seed
 from marginals.pixels import dequantise
 
 __all__ = ["Difference", "Likelihoods", "Route", "cost", "difference", "measure"]
@@ -173,4 +174,4 @@ def _ode_error(
 
 
 def _generator(seed: int, draw: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000_003 * seed + draw)
+    return torch.Generator().manual_seed(stream_seed(seed, draw))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marginals.scaling import Scaling
     from marginals.solvers import Solver
 
-__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "scaling", "scaling_name", "solver"]
+__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "scaling", "solver"]
 
 T = TypeVar("T")
 
@@ -30,11 +30,6 @@ CUSTOM = "custom"
 def scaling(name: str) -> "Scaling":
     """The units of x by name: "vp", "ve", "flow" or "sub_vp"."""
     return _find("scaling", name, _scalings())
-
-
-def scaling_name(scaling: "Scaling") -> str | None:
-    """The name of a scaling, or None when it has none (other data_std)."""
-    return next((name for name, value in _scalings().items() if value == scaling), None)
 
 
 def solver(name: str) -> "Solver":
