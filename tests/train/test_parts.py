@@ -202,6 +202,16 @@ def test_a_torn_line_and_lines_after_the_checkpoint_are_forgotten(tmp_path):
     assert [json.loads(line)["images"] for line in path.read_text().splitlines()] == [10, 20]
 
 
+def test_lines_that_cannot_be_read_hide_no_others(tmp_path):
+    path = tmp_path / "log.jsonl"
+    bad = [b"{", b"\xff\xfe", b"", b"7", b'{"loss": 1}', b'{"images": "x"}', '"\u2028"'.encode()]
+    lines = [b'{"images": %d}' % i for i in range(len(bad))]
+    path.write_bytes(b"\n".join(line for pair in zip(lines, bad) for line in pair))
+    assert [e["images"] for e in records.read(path)] == list(range(len(bad)))
+    records.truncate(path, 3)
+    assert path.read_text() == "".join(f'{{"images": {i}}}\n' for i in range(4))
+
+
 # -------------------------------------------------------------------------------- the data
 
 

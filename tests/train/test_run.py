@@ -22,6 +22,7 @@ from marginals.nn import MLP
 from marginals.train import Diverged, Event, Run, Stop, Stopped, TrainConfig, resume, train
 from marginals.train.progress import ProgressBar
 from marginals.train.setup import fingerprint
+from marginals.train.snapshots import probe_loss
 
 SETTINGS = {
     "data": "digits", "network": "mlp", "network_options": {"width": 24, "depth": 1}, "images": 640,
@@ -195,6 +196,33 @@ def test_other_pictures_on_resume_are_noticed(tmp_path):
     fewer = marginals.data.load("digits")[0].subset(torch.arange(500))
     with pytest.raises(MarginalsError, match=r"other pictures.*now 500, then 1500"):
         resume(folder, source=fewer, on_event=silent)
+
+
+def test_other_peoples_files_in_a_run_are_left_alone(tmp_path):
+    folder = tmp_path / "r"
+    with pytest.raises(Stopped):
+        train(settings(folder), **stop_at(64))
+    theirs = [
+        folder / "samples" / name for name in ("my-favourite.png", "9-a-b.png", "1e3-raw.png")
+    ]
+    for path in theirs:
+        path.write_bytes(b"mine")
+    with (folder / "log.jsonl").open("ab") as log:
+        log.write(b"\xff\xff\n")
+    run = resume(folder, on_event=silent)
+    assert [path.read_bytes() for path in theirs] == [b"mine"] * 3
+    assert [e["images"] for e in run.log()] == list(range(32, 641, 32))
+
+
+def test_drawing_and_measuring_leave_dropout_as_it_was():
+    class Dropping(MLP):
+        def forward(self, x, t, cond=None):
+            return torch.nn.functional.dropout(super().forward(x, t, cond), 0.5, self.training)
+
+    model = marginals.vdm(Dropping(64, width=8, depth=1), data=DataStats((1, 8, 8))).train()
+    x = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+    assert probe_loss(model, x, None, 0) == probe_loss(model, x, None, 0)
+    assert model.training and model.net.backbone.training
 
 
 def test_one_picture_that_changed_is_noticed_on_resume(tmp_path):

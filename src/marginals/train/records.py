@@ -20,16 +20,23 @@ def append(path: Path, entry: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a torn last one (the process was killed in the middle of it) is left out."""
+    """All whole entries; lines that cannot be read (torn by a kill, damaged) are left out."""
     if not path.exists():
         return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
-    return entries
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise MarginalsError(f"cannot read {path}: {error.strerror}") from error
+    return [entry for line in lines if (entry := _entry(line)) is not None]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # of the encoding or of the JSON
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("images"), int)
+    return entry if whole else None
 
 
 def truncate(path: Path, images_seen: int) -> None:

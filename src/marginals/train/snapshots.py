@@ -4,8 +4,7 @@ Each snapshot is a small PNG in `samples/`, one row of pictures; `samples.png` s
 noise depends on the seed of the run only, so the rows show the model changing and nothing else.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from marginals.models import Model
 __all__ = ["Snapshots", "probe_loss"]
 
 _MOST_ROWS = 16
+_OURS = re.compile(r"[0-9]{12,}-(average|raw)\.png")
 
 
 class Snapshots:
@@ -30,8 +30,7 @@ class Snapshots:
         """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw"."""
         classes = len(model.data.classes) if model.data else 0
         cond = torch.arange(self.count) % classes if classes else None
-        with evaluating(model):
-            x = model.sample(self.count, steps=self.steps, seed=self.seed, cond=cond).x
+        x = model.sample(self.count, steps=self.steps, seed=self.seed, cond=cond).x
         self._write(x.float().clamp(-1, 1).cpu(), images_seen, label)
         self.stack()
 
@@ -69,26 +68,16 @@ class Snapshots:
         save_png(self.folder / "samples.png", sheet, {"rows": names, "seed": self.seed})
 
     def _rows(self) -> list[Path]:
-        return sorted((self.folder / "samples").glob("*-*.png"))
+        """The rows drawn by runs, in order; what else lies there is somebody else's."""
+        return sorted(p for p in (self.folder / "samples").glob("*.png") if _OURS.fullmatch(p.name))
 
 
 @torch.no_grad()
 def probe_loss(model: Model, x: Tensor, cond: Tensor | None, seed: int) -> float:
     """The loss on a fixed batch with fixed noise: comparable between weights and over time."""
     generator = torch.Generator().manual_seed(seed)
-    with evaluating(model):
+    with model._evaluating():
         return float(model.losses(x, cond, generator=generator)[0].mean())
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Dropout off inside the block, and afterwards as it was."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
 
 
 def _images(row: Path) -> int:
