@@ -258,7 +258,7 @@ def test_any_changed_file_of_a_streamed_folder_changes_the_fingerprint(tmp_path,
 
     before = now()
     assert before == now() and before["count"] == 200
-    Image.new("L", (8, 8), 255).save(folder / "101.png")
+    Image.new("L", (8, 8), 255).save(folder / "102.png")
     assert now() != before
 
 
