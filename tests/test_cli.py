@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_a_route_over_batches_is_the_route_over_all_pictures():
 def test_eval_measures_samples(run: Path, said, monkeypatch):
     from marginals.metrics import classifier
 
-    def quick(*args: object, images: int) -> classifier.Classifier:
+    def quick(*args: Any, images: int) -> classifier.Classifier:
         return train(*args, images=1500, progress=False)
 
     train = classifier.train_classifier
@@ -362,10 +363,7 @@ def test_a_class_name_cannot_leave_the_folder():
     from marginals.commands.sample import Sample
 
     classes = ("../../../esc", "a/b", "a-b", "été", "..")
-    names = [
-        Sample(model=Path("run"), label=name)._name(classes, "cafe")  # pyright: ignore
-        for name in classes
-    ]
+    names = [Sample(model=Path("run"), label=name)._name(classes, "cafe") for name in classes]
     assert len(set(names)) == len(classes) and "été" in names[3]
     assert not any(set("/\\.") & set(name) for name in names)
 

@@ -274,6 +274,69 @@ def test_a_header_of_another_version_is_refused(saved, edit, says):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        *(("model", part) for part in ("prediction", "scaling", "input_scaling", "label")),
+        *(("model", part) for part in ("schedule", "objective", "lam_min", "lam_max", "data")),
+        ("model", "backbone"),
+        ("model", "backbone", "kind"),
+        ("model", "backbone", "config"),
+        ("model", "backbone", "config", "width"),
+        ("model", "objective", "levels"),
+        ("model", "objective", "weighting"),
+        *(("model", "data", part) for part in ("shape", "mean", "std", "classes", "name")),
+        ("model",),
+        ("extra",),
+    ],
+    ids=".".join,
+)
+def test_values_of_a_wrong_type_are_refused(saved, path):
+    """Valid JSON, known words, but in the wrong places."""
+    wrong = [
+        7,
+        -1,
+        "seven",
+        [],
+        [[]],
+        {},
+        {"kind": "Cosine"},
+        {"kind": "UnitVariance", "data_std": 1.0},
+    ]
+    wrong += [{"float": "nan"}, {"kind": "UnitVariance", "data_std": "wide"}, None, True]
+    good = read_header(saved)
+
+    def of(words):
+        for key in path[:-1]:
+            words = words[key]
+        return words
+
+    old = of(good)[path[-1]]
+    for value in wrong:
+        change_header(saved, lambda words, value=value: of(words).update({path[-1]: value}))
+        try:
+            load_model(saved).sample(1, steps=1)  # what is accepted must work
+        except MarginalsError as error:
+            assert "\n" not in str(error)
+        else:
+            assert isinstance(value, type(old)) or value is None or path[-1] in _NUMBERS
+        rewritten = json.loads(json.dumps(good))
+        save_file(load_file(saved), saved, metadata={"marginals": json.dumps(rewritten)})
+
+
+_NUMBERS = {"lam_min", "lam_max", "mean", "std"}
+
+
+@pytest.mark.parametrize("damage", [{"__metadata__": 3}, {"a": {"data_offsets": [0, 0]}}])
+def test_a_damaged_index_is_recognised(saved, damage):
+    data = saved.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps(json.loads(data[8 : 8 + length]) | damage).encode()
+    saved.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(MarginalsError, match="is damaged"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
     ("edit", "says"),
     [
         (lambda t: t.pop("net.backbone.enter.bias"), "enter.bias is missing"),

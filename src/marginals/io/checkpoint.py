@@ -10,6 +10,7 @@ is guessed, nothing is unpickled. `read_header` and `rewrite_header` touch no we
 torch.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,6 +120,9 @@ def _checked(path: Path, header: dict[str, Any]) -> dict[str, Any]:
         )
     if missing := sorted(_FIELDS - header.keys()):
         raise MarginalsError(f"{path} is damaged: its header lacks {missing[0]!r}")
+    for table in ("model", "extra"):
+        if not isinstance(header[table], dict):
+            raise MarginalsError(f"{path} is damaged: {table!r} in its header is not a table")
     return header
 
 
@@ -143,7 +147,6 @@ def _describe(model: "Model") -> dict[str, Any]:
 
 def _rebuild(words: dict[str, Any], backbone: "nn.Module | None") -> "Model":
     from marginals.denoiser import Net
-    from marginals.io.header import decode
     from marginals.models import Model
 
     if unknown := sorted(words.keys() - {"backbone", *_NET, *_MODEL}):
@@ -152,14 +155,43 @@ def _rebuild(words: dict[str, Any], backbone: "nn.Module | None") -> "Model":
             "newer version, so update marginals"
         )
     body = _backbone(words["backbone"], backbone)
-    net = Net(body, **{field: decode(words[field]) for field in _NET})
-    return Model(net, **{field: decode(words[field]) for field in _MODEL})
+    parts = _parts(words)
+    net = Net(body, **{field: parts[field] for field in _NET})
+    return Model(net, **{field: parts[field] for field in _MODEL})
 
 
-def _backbone(words: dict[str, Any], given: "nn.Module | None") -> "nn.Module":
+def _parts(words: dict[str, Any]) -> dict[str, Any]:
+    """Everything but the network, each of the type that its place asks for."""
+    from marginals.io.header import decode, fits
+    from marginals.models import DataStats
+    from marginals.objective import Objective
+    from marginals.predict import Prediction
+    from marginals.scaling import Scaling
+    from marginals.schedule import NoiseSchedule
+
+    types: dict[str, Any] = {"prediction": Prediction, "objective": Objective}
+    types |= dict.fromkeys(("scaling", "input_scaling"), Scaling)
+    types |= dict.fromkeys(("label", "schedule"), NoiseSchedule)
+    types |= {"lam_min": float, "lam_max": float, "data": DataStats | None}
+    parts = {field: decode(words[field]) for field in (*_NET, *_MODEL)}
+    for field, part in parts.items():
+        finite = not isinstance(part, float) or math.isfinite(part)
+        if not fits(part, types[field]) or not finite:
+            raise MarginalsError(f"its description is damaged: it has no fitting {field!r}")
+    data = parts["data"]
+    if data is not None and not (
+        data.shape and min(data.shape) > 0 and math.isfinite(data.mean) and 0 < data.std < math.inf
+    ):
+        raise MarginalsError("its description is damaged: there are no data of such a shape")
+    return parts
+
+
+def _backbone(words: Any, given: "nn.Module | None") -> "nn.Module":
     from marginals.io.registry import CUSTOM, backbone
 
-    kind, config = words["kind"], words["config"]
+    kind, config = (words["kind"], words["config"]) if isinstance(words, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(config, dict):
+        raise MarginalsError("its description is damaged: it does not name a network")
     if kind == CUSTOM:
         if given is None:
             raise MarginalsError(
@@ -176,6 +208,9 @@ def _backbone(words: dict[str, Any], given: "nn.Module | None") -> "nn.Module":
             f"its {kind} has settings this version does not know ({error}); it was probably made "
             "by a newer version, so update marginals"
         ) from None
+    except (ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MarginalsError(f"its {kind} cannot be built with its settings: {reason}") from None
 
 
 def _require_fit(path: Path, contents: Contents, model: "Model") -> None:

@@ -16,13 +16,14 @@ import functools
 import importlib
 import inspect
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 import marginals
 from marginals.errors import MarginalsError
 
-__all__ = ["decode", "encode", "kinds"]
+__all__ = ["decode", "encode", "fits", "kinds"]
 
 # The modules whose public frozen dataclasses may stand in a header. A new schedule, prediction or
 # weighting in one of them needs no registration.
@@ -106,6 +107,12 @@ def _build(kind: str, fields: dict[str, Any]) -> Any:
         )
     if missing := sorted(known - fields.keys()):
         raise MarginalsError(f"the header is damaged: {kind} lacks its field {missing[0]!r}")
+    hints = typing.get_type_hints(kinds()[kind])
+    for key, value in fields.items():
+        if not fits(value, hints[key]):
+            raise MarginalsError(
+                f"the header is damaged: {kind} cannot have the {key} {_short(value)}"
+            )
     try:
         return kinds()[kind](**fields)
     except MarginalsError:
@@ -114,6 +121,23 @@ def _build(kind: str, fields: dict[str, Any]) -> Any:
         raise MarginalsError(
             f"the header is damaged: {kind} refuses its values ({error})"
         ) from None
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a decoded value is what a field of this type may hold. NaN is no number here."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
+    if arguments:
+        return any(fits(value, argument) for argument in arguments)
+    if hint is float:
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        return number and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if getattr(hint, "_is_protocol", False):
+        return all(hasattr(value, name) for name in vars(hint) if name[0] != "_")
+    return isinstance(value, hint)
 
 
 def _not_finite(text: Any) -> float:

@@ -59,7 +59,11 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     path = Path(path)
     with _open(path) as file:
         index, _ = _read_index(path, file)
-    return Contents(_our_header(path, index), {k: tuple(v["shape"]) for k, v in _entries(index)})
+    header = _our_header(path, index)
+    try:
+        return Contents(header, {name: tuple(v["shape"]) for name, v in _entries(index)})
+    except (TypeError, KeyError):
+        raise MarginalsError(f"{path} is damaged: its header is not readable") from None
 
 
 def read_tensors(
@@ -124,7 +128,7 @@ def _read_index(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
     try:
         index = json.loads(text)
         end = 8 + length + max((v["data_offsets"][1] for _, v in _entries(index)), default=0)
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise MarginalsError(f"{path} is damaged: its header is not readable") from None
     if size < end:
         raise MarginalsError(_truncated(path, size, end))
@@ -153,6 +157,8 @@ def _not_safetensors(path: Path, start: bytes, size: int) -> str:
 
 def _our_header(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     metadata = index.get("__metadata__") or {}
+    if not isinstance(metadata, dict):
+        raise MarginalsError(f"{path} is damaged: its metadata are not a table")
     if _ENTRY not in metadata:
         raise MarginalsError(
             f"{path} is a safetensors file, but not one of marginals: {_looks_like(index)}; it "
@@ -161,7 +167,7 @@ def _our_header(path: Path, index: Mapping[str, Any]) -> dict[str, Any]:
         )
     try:
         header = json.loads(metadata[_ENTRY])
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise MarginalsError(f"{path} is damaged: its marginals header is not readable")
