@@ -368,6 +368,17 @@ def test_a_class_name_cannot_leave_the_folder():
     assert not any(set("/\\.") & set(name) for name in names)
 
 
+def test_info_reads_a_header_that_makes_no_sense(run: Path, tmp_path, said):
+    from marginals.commands.common import find_model
+    from marginals.io.checkpoint import rewrite_header
+
+    odd = tmp_path / "odd.safetensors"
+    words = {"backbone": {"kind": "unet", "config": "large"}, "scaling": 3}
+    rewrite_header(find_model(run), odd, lambda h: h | {"model": words})
+    code, out, _ = said("info", odd)
+    assert code == 0 and "unet()" in out
+
+
 def test_the_example_path_of_info_exists(run: Path, said):
     assert said("sample", run, "-n", 1, "--steps", 1, "--seed", 77)[0] == 0
     [example] = [w for w in said("info", "--help")[1].split() if w.endswith("grid.png")]

@@ -101,7 +101,7 @@ def _words(value: Any) -> str:
         return value["float"]
     if isinstance(value, dict):
         fields = {k: v for k, v in value.items() if k not in ("kind", "config")}
-        fields |= value.get("config", {})
+        fields |= config if isinstance(config := value.get("config"), dict) else {}
         inner = ", ".join(f"{k}={_words(v)}" for k, v in fields.items())
         return f"{value['kind']}({inner})" if "kind" in value else f"{{{inner}}}"
     if isinstance(value, list) and len(value) > 16:
