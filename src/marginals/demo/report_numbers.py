@@ -45,7 +45,7 @@ def _bars(like: Likelihoods) -> Html:
         "The same pictures by every route: three routes, five lines. The chain in T steps stands "
         "there twice, the second time with twice the steps; the last line is the continuous-time "
         "bound with another way to count pixels. The number after ± is one standard error, as "
-        "everywhere on this page; the whiskers reach out to two of them."
+        "everywhere on this page, the whiskers included."
     )
     return figure(likelihood_bars(bars), caption, "plot")
 

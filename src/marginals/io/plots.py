@@ -107,7 +107,7 @@ def elbo_terms(lam: ArrayLike, nats: ArrayLike) -> bytes:
 
 
 def likelihood_bars(rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """Bits per dimension by each route, with error bars of two standard errors; less is better.
+    """Bits per dimension by each route, with error bars of one standard error; less is better.
 
     rows  LikelihoodBar or plain (name, bits, stderr, kind); kind is "bound" (the truth is at or
           below it), "exact" or "dequantised"
@@ -122,12 +122,12 @@ def likelihood_bars(rows: Sequence[tuple[Any, ...]]) -> bytes:
         label = None if bar.kind in shown else bar.kind
         shown.append(bar.kind)
         axes.barh(place, bar.bits, 0.62, color=colour, alpha=0.85, label=label)
-        axes.errorbar(bar.bits, place, xerr=2 * bar.stderr, color="#222222", capsize=4, lw=1.4)
+        axes.errorbar(bar.bits, place, xerr=bar.stderr, color="#222222", capsize=4, lw=1.4)
         text = f"  {bar.bits:.3f} ± {bar.stderr:.3f}"
-        axes.text(bar.bits + 2 * bar.stderr, place, text, va="center", fontsize=10)
+        axes.text(bar.bits + bar.stderr, place, text, va="center", fontsize=10)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
     axes.invert_yaxis()
-    far = max(bar.bits + 2 * bar.stderr for bar in bars)
+    far = max(bar.bits + bar.stderr for bar in bars)
     axes.set_xlim(min(0.0, *(bar.bits for bar in bars)), far * 1.28)
     axes.grid(False, axis="y")
     if len(set(shown)) > 1:
