@@ -43,7 +43,7 @@ class Plan:
     classifier_images: int = 50_000
 
 
-_FASHION = Plan("demo", images=80_000, minutes=1.8)
+_FASHION = Plan("demo", images=110_000, minutes=2.2)
 _DIGITS = Plan("tiny", images=24_000, minutes=0.6, judged=200, classifier_images=20_000)
 _OWN = Plan("demo", images=80_000, minutes=1.8)
 
