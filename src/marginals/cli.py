@@ -112,7 +112,7 @@ def _call(name: str, words: list[str]) -> int:
 
     from marginals.commands.common import set_threads
 
-    # Threads that wait should give way: where other programs run, spinning is 40 times slower.
+    # Threads that wait should give way: where other programs run, spinning ones stall each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, attribute = COMMANDS[name].home.split(":")
     command = getattr(import_module(f"marginals.commands.{module}"), attribute)
