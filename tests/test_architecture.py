@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "metrics": {"errors", "core", "nn", "io", "data"},
     "train": {"errors", "core", "nn", "io", "data", "metrics"},
     "demo": {"errors", "core", "nn", "io", "data", "metrics", "train"},
-    "commands": {"errors", "core", "nn", "io", "data", "metrics", "train", "demo"},
+    "paper": {"errors", "core", "nn", "io"},
+    "commands": {"errors", "core", "nn", "io", "data", "metrics", "train", "demo", "paper"},
     "cli": {"errors", "commands"},
 }
 MAX_LINES = 320

@@ -6,6 +6,7 @@ given x at λ_max (the decoders). Both belong to the likelihood and to sampling 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,31 @@ def kl_normal(mean1: Tensor, var1: Real, mean2: Tensor | float, var2: Real) -> T
     v2 = torch.as_tensor(var2, dtype=torch.float64, device=mean1.device)
     gap = (mean1.double() - mean2) ** 2
     return 0.5 * sum_dims((v2 / v1).log() + (v1 + gap) / v2 - 1.0)
+
+
+class Normal(NamedTuple):
+    """N(mean, exp(log_std)²), independent entries: what encoders and rungs of a ladder say.
+
+    ``mean``: (B, ...); ``log_std``: the same shape, or one that broadcasts to it. −∞ is a point.
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + std·noise: the reparametrisation trick (Luo Sec. "Variational Autoencoders",
+        between Eqs. 22 and 23), so that gradients pass through samples."""
+        return self.mean + self.log_std.exp() * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log density at z in nats, (B,)."""
+        return normal_log_prob(z, self.mean, (2.0 * self.log_std).exp())
+
+    def kl(self, other: "Normal") -> Tensor:
+        """KL( self ‖ other ) in nats, (B,) (Luo Eq. 86)."""
+        return kl_normal(
+            self.mean, (2.0 * self.log_std).exp(), other.mean, (2.0 * other.log_std).exp()
+        )
 
 
 @dataclass(frozen=True)

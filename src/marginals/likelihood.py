@@ -1,6 +1,6 @@
 """How probable is this picture under the model? Three routes to the same number.
 
-All numbers are nats (natural logs) per picture; :meth:`Bound.bits_per_dim` converts. With L(λ) =
+All numbers are nats (natural logs) per picture; ``Bound.bits_per_dim`` converts. With L(λ) =
 E‖ε − ε̂(x_λ)‖², the error of the denoiser at one level:
 
 * :func:`elbo` — continuous time (VDM, Kingma et al. 2021; Luo Eq. 58 with T → ∞):
@@ -20,56 +20,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .bound import Bound as Bound
+from .bound import Terms as Terms
 from .denoiser import Denoiser, expand
 from .errors import MarginalsError
 from .gaussian import Prior, discretised_reconstruction, gaussian_reconstruction, sum_dims
 from .ode import Tick, exact_trace, hutchinson, solve
-from .pixels import bits_per_dim, to_float
+from .pixels import to_float
 from .scaling import VP, units
 from .schedule import Logit, Truncated
 from .solvers.grids import grid, uniform_lam
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Log-likelihoods of a batch, with everything needed to compare them honestly.
-
-    ``nats``: (B,), log p of every picture. ``kind``: "bound" (the truth is at least this) or
-    "exact". ``density``: True if nats is the log of a density on [-1, 1] (dequantised pixels),
-    False if it is the log-probability of whole-number pixels. ``nfe``: network evaluations per
-    picture. ``terms``: the parts that add up to ``nats``, each (B,). ``levels``: for bounds, the
-    noise levels and the nats lost at each, (T,) and (T,), averaged over the batch.
-    """
-
-    nats: Tensor
-    kind: str
-    density: bool
-    dims: int
-    nfe: int
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    levels: tuple[Tensor, Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if not bool(self.nats.isfinite().all()):
-            raise MarginalsError(
-                "The likelihood of some pictures is not a finite number: the pictures or the "
-                "network's answers hold NaN or infinity; check both, or use an earlier checkpoint."
-            )
-
-    def bits_per_dim(self) -> Tensor:
-        """−log2 P(picture)/D for every picture, (B,); smaller is better."""
-        return bits_per_dim(self.nats, self.dims, density=self.density)
-
-    @property
-    def mean(self) -> float:
-        """Mean bits/dim over the pictures."""
-        return self.bits_per_dim().mean().item()
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of :attr:`mean` over the pictures (covers the Monte-Carlo noise too)."""
-        bits = self.bits_per_dim()
-        return (bits.std() / len(bits) ** 0.5).item() if len(bits) > 1 else math.inf
 
 
 @dataclass(frozen=True)
@@ -110,15 +70,15 @@ def _noise_error(
 
 def _both_ends(
     denoiser: Denoiser, x0: Tensor, ends: Ends, pixels: Tensor | None, eps: Tensor
-) -> dict[str, Tensor]:
-    """The terms of Luo Eq. 58 that need no network: reconstruction and (minus) prior matching."""
+) -> tuple[Tensor, Tensor]:
+    """The terms of Luo Eq. 58 that need no network: reconstruction and prior matching."""
     clean, noisy = denoiser.scaling(ends.lam_max), denoiser.scaling(ends.lam_min)
     if pixels is None:
         reconstruction = gaussian_reconstruction(x0, clean)
     else:
         x = clean.alpha * x0 + clean.sigma * eps
         reconstruction = discretised_reconstruction(pixels, x, clean)
-    return {"reconstruction": reconstruction, "prior": -ends.prior.kl_from(x0, noisy)}
+    return reconstruction, ends.prior.kl_from(x0, noisy)
 
 
 def _prepare(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -141,7 +101,7 @@ def elbo(
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
     tick: Tick | None = None,
-) -> Bound:
+) -> Terms:
     """The evidence lower bound in continuous time, an unbiased Monte-Carlo estimate per picture.
 
         log p(x0) ≥ E[log p(x0 | x_max)] − KL(q(x_min | x0) ‖ prior) − ½ ∫ E‖ε − ε̂‖² dλ
@@ -164,8 +124,8 @@ def elbo(
         lams.append(lam.mean())
         if tick is not None:
             tick(i + 1, samples)
-    terms = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
-    return _bound(x0, pixels, terms, torch.stack(losses), torch.stack(lams), samples)
+    both = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
+    return _terms(x0, pixels, both, losses, torch.stack(lams))
 
 
 @torch.no_grad()
@@ -179,7 +139,7 @@ def discrete_elbo(
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
     tick: Tick | None = None,
-) -> Bound:
+) -> Terms:
     """The ELBO of the chain with T = ``steps`` steps, every term evaluated (Luo Eqs. 58, 85, 130).
 
     Level s is one step cleaner than t; the KL of a step is ½·expm1(λ_s − λ_t)·‖ε − ε̂(x_t)‖²,
@@ -193,22 +153,19 @@ def discrete_elbo(
         losses.append(0.5 * math.expm1(s - t) * error)
         if tick is not None:
             tick(i + 1, steps)
-    terms = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
-    return _bound(x0, pixels, terms, torch.stack(losses), torch.tensor(lams[:-1]), steps)
+    both = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
+    return _terms(x0, pixels, both, losses, torch.tensor(lams[:-1]))
 
 
-def _bound(
+def _terms(
     x0: Tensor,
     pixels: Tensor | None,
-    terms: dict[str, Tensor],
-    losses: Tensor,
+    both: tuple[Tensor, Tensor],
+    losses: list[Tensor],
     lams: Tensor,
-    nfe: int,
-) -> Bound:
-    terms = terms | {"denoising": -losses.sum(0)}
-    nats = torch.stack(list(terms.values())).sum(0)
-    levels = (lams.cpu(), losses.mean(1).cpu())
-    return Bound(nats, "bound", pixels is None, x0[0].numel(), nfe, terms, levels)
+) -> Terms:
+    about = {"dims": x0[0].numel(), "density": pixels is None, "nfe": len(losses)}
+    return Terms.of_parts(*both, torch.stack(losses, 1), lams, name="denoising", **about)
 
 
 def ode_log_prob(

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .bound import Bound, Terms
 from .denoiser import Denoiser, Net
 from .errors import MarginalsError
 from .gaussian import Prior
 from .guidance import Guided
-from .likelihood import Bound, Ends, discrete_elbo, elbo, ode_log_prob
+from .likelihood import Ends, discrete_elbo, elbo, ode_log_prob
 from .noise import item_noise
 from .objective import Objective, spread_uniform
 from .ode import Tick
@@ -174,7 +175,7 @@ class Model(nn.Module):
 
     def elbo(
         self, x: Tensor, cond: int | Sequence[int] | Tensor | None = None, **options: Any
-    ) -> Bound:
+    ) -> Terms:
         """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
         with self._evaluating():
             x, labels = self._checked(x), self._labels(len(x), cond)
@@ -182,7 +183,7 @@ class Model(nn.Module):
 
     def discrete_elbo(
         self, x: Tensor, cond: int | Sequence[int] | Tensor | None = None, **options: Any
-    ) -> Bound:
+    ) -> Terms:
         """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
         with self._evaluating():
             x, labels = self._checked(x), self._labels(len(x), cond)

@@ -1,0 +1,1 @@
+"""The entries of the catalogue, section by section; importing this package fills it."""
