@@ -134,7 +134,7 @@ def equation(
                 note=note,
                 erratum=erratum,
                 source=source,
-            )  # fmt: skip
+            )
         )
         return check
 
