@@ -25,15 +25,15 @@ from marginals.objective import Sigmoid
 from marginals.scaling import FLOW, VE, VP
 from marginals.schedule import Cosine, LinearBeta, Tabulated, Truncated
 
-FORMULATIONS = ("ddpm", "vdm", "v", "edm", "flow", "score_vp", "score_ve", "score_sub_vp")
+MODELS = ("ddpm", "vdm", "v", "edm", "flow", "score", "score_ve", "score_sub_vp")
 STATS = DataStats((1, 4, 4), 0.1, 0.45, ("cat", "dog"), "pets")
 
 
-def model(formulation: str = "vdm", body: nn.Module | None = None):
+def model(name: str = "vdm", body: nn.Module | None = None):
     """A model whose output layer is not zero, so that every weight matters."""
     torch.manual_seed(0)
     body = body or UNet(1, 4, width=8, mults=(1, 2), blocks=1, num_classes=2)
-    made = registry.factory(formulation)(body, data=STATS)
+    made = registry.factory(name)(body, data=STATS)
     with torch.no_grad():
         for p in made.parameters():
             p.add_(0.02 * torch.randn_like(p))
@@ -64,9 +64,9 @@ def change_header(path, edit) -> None:
 # ------------------------------------------------------------------------------------ header
 
 
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_every_part_of_every_formulation_survives_json(formulation):
-    made = model(formulation)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_part_of_every_model_survives_json(name):
+    made = model(name)
     parts = (made.net.prediction, made.scaling, made.net.input_scaling, made.net.label)
     for part in (*parts, made.schedule, made.objective, made.data):
         text = json.dumps(encode(part), allow_nan=False)
@@ -122,9 +122,9 @@ def test_what_cannot_come_back_is_not_written():
 # -------------------------------------------------------------------------- saving and loading
 
 
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_a_loaded_model_is_the_saved_one(tmp_path, formulation):
-    made = model(formulation)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_is_the_saved_one(tmp_path, name):
+    made = model(name)
     save_model(tmp_path / "model.safetensors", made)
     for path in (tmp_path / "model.safetensors", tmp_path):
         back = load_model(path)

@@ -62,7 +62,7 @@ def test_a_second_run_in_the_same_folder_is_refused_before_its_trial(tmp_path):
 
 def test_two_unnamed_runs_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    unnamed = settings(tmp_path, out=None, formulation="edm")
+    unnamed = settings(tmp_path, out=None, model="edm")
     inner = []
 
     def listen(event) -> None:

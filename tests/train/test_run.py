@@ -78,7 +78,7 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_it_learns(tmp_path):
-    config = settings(tmp_path / "r", formulation="flow", images=3200, lr=5e-3, save_every=3200)
+    config = settings(tmp_path / "r", model="flow", images=3200, lr=5e-3, save_every=3200)
     losses = [e["loss"] for e in train(config, on_event=silent).log()]
     assert sum(losses[-10:]) / 10 < 0.8 * losses[0]
 

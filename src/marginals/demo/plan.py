@@ -73,7 +73,7 @@ def training_config(config: DemoConfig, plan: Plan, source: PictureSource) -> Tr
         data=config.data,
         size=source.shape[-1],
         conditional=len(source.classes) > 1,
-        formulation="v",
+        model="v",
         network=plan.network,
         images=config.images or plan.images,
         batch=plan.batch,

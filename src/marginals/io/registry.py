@@ -50,8 +50,8 @@ def backbone_kind(module: "nn.Module") -> str:
     return next((kind for kind, known in _backbones().items() if type(module) is known), CUSTOM)
 
 
-def factory(formulation: str) -> "Callable[..., Model]":
-    """(backbone, **options) -> Model for a formulation's name (see `TrainConfig.formulation`)."""
+def factory(model: str) -> "Callable[..., Model]":
+    """(backbone, **options) -> Model by the name of a diffusion model (see `TrainConfig.model`)."""
     from marginals import formulations
 
     table = {
@@ -60,11 +60,11 @@ def factory(formulation: str) -> "Callable[..., Model]":
         "v": formulations.v_diffusion,
         "edm": formulations.edm,
         "flow": formulations.rectified_flow,
-        "score_vp": partial(formulations.score_sde, kind="vp"),
+        "score": partial(formulations.score_sde, kind="vp"),
         "score_ve": partial(formulations.score_sde, kind="ve"),
         "score_sub_vp": partial(formulations.score_sde, kind="sub_vp"),
     }
-    return _find("formulation", formulation, table)
+    return _find("model", model, table)
 
 
 @cache

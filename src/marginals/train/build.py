@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, stats: DataStats) -> Model:
     """The untrained model of a configuration; its first weights depend on `config.seed` only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return factory(config.formulation)(_network(config, stats), data=stats)
+        return factory(config.model)(_network(config, stats), data=stats)
 
 
 def _network(config: TrainConfig, stats: DataStats) -> nn.Module:

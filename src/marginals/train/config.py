@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_text
 
-__all__ = ["PRESETS", "Formulation", "TrainConfig"]
+__all__ = ["PRESETS", "ModelName", "TrainConfig"]
 
-Formulation = Literal["ddpm", "vdm", "v", "edm", "flow", "score_vp", "score_ve", "score_sub_vp"]
+ModelName = Literal["ddpm", "vdm", "v", "edm", "flow", "score", "score_ve", "score_sub_vp"]
 
 # Settings that may change when a run continues: they do not reach into the arithmetic of a step.
 # The length is one of them, so that a finished run can be trained for longer.
@@ -54,8 +54,8 @@ class TrainConfig(BaseModel):
     conditional: bool = True
     """Learn the classes too, where the data has them."""
 
-    formulation: Formulation = "v"
-    """Which spelling of the one process to train (noise schedule, prediction, loss weights)."""
+    model: ModelName = "v"
+    """What to train: the named system decides schedule, prediction and loss weights."""
     network: str = "demo"
     """Name of a network preset."""
     network_options: dict[str, Any] = Field(default_factory=dict)
@@ -107,7 +107,7 @@ class TrainConfig(BaseModel):
     sample_steps: int = Field(default=20, ge=1, le=1000)
     """Solver steps for the sample strip."""
     out: str | None = None
-    """Folder of the run; by default runs/DATA-FORMULATION, numbered."""
+    """Folder of the run; by default runs/DATA-MODEL, numbered."""
 
     if not TYPE_CHECKING:  # the typed signature pydantic gives is the better one for editors
 

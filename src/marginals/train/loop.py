@@ -222,7 +222,7 @@ def save_average(state: TrainState, folder: Path) -> None:
         "images_seen": state.images_seen,
         "seed": config.seed,
         "ema": {"half_life": config.ema_half_life, "ramp": config.ema_ramp},
-        "formulation": config.formulation,
+        "model": config.model,
         "label_dropout": config.label_dropout,
         "trained_on": config.data,
         "data": state.data,

@@ -57,7 +57,7 @@ def train(
 ) -> Run:
     """Train as `config` says, in a new run folder, or continue the one at `resume`.
 
-    `source` replaces the data that `config.data` names, `model` the network and formulation (its
+    `source` replaces the data that `config.data` names, `model` the one that is built (its
     present weights are where training starts). `on_event` receives every `Event` instead of the
     progress bar. `stop` can be requested from another thread; Ctrl-C and SIGTERM do the same.
 
@@ -140,7 +140,7 @@ class _Session:
             yield
 
     def _folder(self, held: ExitStack) -> Path:
-        """The run's own folder: `config.out`, or runs/DATA-FORMULATION with a number if taken."""
+        """The run's own folder: `config.out`, or runs/DATA-MODEL with a number if taken."""
         if self.resumed:
             held.enter_context(claim(self.resumed.path))
             return self.resumed.path
@@ -149,7 +149,7 @@ class _Session:
             held.enter_context(claim(folder))
             require_free(folder)  # a run may have ended there while this one began
             return folder
-        stem = f"runs/{Path(self.config.data).stem}-{self.config.formulation}"
+        stem = f"runs/{Path(self.config.data).stem}-{self.config.model}"
         names = (stem if i == 1 else f"{stem}-{i}" for i in itertools.count(1))
         while True:
             folder = Path(next(name for name in names if not Path(name).exists()))
@@ -226,7 +226,7 @@ def _describe(model: Model, config: TrainConfig, trial: Trial) -> tuple[str, dic
         "folder": config.out,
     }
     text = (
-        f"{config.formulation} on {config.data}: {parameters / 1e6:.2f} M parameters, "
+        f"{config.model} on {config.data}: {parameters / 1e6:.2f} M parameters, "
         f"{config.images:,} images in batches of {config.batch}, about "
         f"{_duration(values['seconds'])}, {trial.memory / 1e9:.1f} GB of memory; run folder "
         f"{config.out}"
