@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .formulations import score_sde as score_sde
     from .formulations import v_diffusion as v_diffusion
     from .formulations import vdm as vdm
+    from .generative import DataStats as DataStats
     from .guidance import Guided as Guided
-    from .models import DataStats as DataStats
     from .models import Model as Model
     from .sampling import sample as sample
     from .scaling import FLOW as FLOW
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # public name -> the module that defines it
 _HOME = {
-    "DataStats": "models",
+    "DataStats": "generative",
     "Estimate": "denoiser",
     "FLOW": "scaling",
     "Guided": "guidance",
