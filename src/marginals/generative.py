@@ -2,19 +2,22 @@
 
 :class:`Generative` is the base of :class:`.models.Model` (one denoiser, many walks) and of
 :class:`.ladder.Ladder` (VAE, hierarchical VAE, diffusion as a chain). A training loop needs
-nothing else: ``losses``, ``data``, ``device``, ``dtype`` and :meth:`Generative.at_progress`.
+nothing else: ``losses``, ``elbo``, ``sample``, ``data`` and :meth:`Generative.at_progress`.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .bound import Terms
 from .errors import MarginalsError
 from .pixels import dequantise
+from .sampling import SampleResult
 
 _FAR = 30
 """Standard deviations from the mean beyond which numbers cannot be data (0..255 in float, say)."""
@@ -70,6 +73,15 @@ class Generative(nn.Module):
     ) -> Tensor:
         """Mean of :meth:`losses`: the number to call ``backward()`` on."""
         return self.losses(x, cond, generator)[0].mean()
+
+    @abstractmethod
+    def elbo(self, x: Tensor, cond: Labels = None, **options: Any) -> Terms:
+        """The evidence lower bound of every picture, part by part, without training tricks."""
+
+    @abstractmethod
+    def sample(self, n: int, **options: Any) -> SampleResult:
+        """n pictures; picture i has seed ``seed + i`` and is the same in any batch. Options of all
+        models: ``seed``, ``cond``, ``batch``."""
 
     def at_progress(self, images_seen: int) -> None:
         """Told before every training step how many pictures were seen; most losses do not care."""
