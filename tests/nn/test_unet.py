@@ -10,6 +10,7 @@ from torch import nn
 
 from marginals.errors import MarginalsError
 from marginals.nn import PRESETS, UNet
+from marginals.nn.embed import picture_features
 from marginals.nn.unet import Attention
 
 SMALL = {"width": 16, "mults": [1, 2], "blocks": 1, "attention": [-1]}
@@ -144,7 +145,8 @@ def test_a_few_steps_learn_to_copy_the_input() -> None:
 def test_presets_build_and_describe_themselves(name: str) -> None:
     size = 8 if name == "tiny" else 32
     net = UNet(1, size, num_classes=10, **PRESETS[name])
-    assert net.config == {"channels": 1, "size": size, "num_classes": 10, **PRESETS[name]}
+    options = {"channels": 1, "size": size, "num_classes": 10, "fourier": [], "outputs": 1}
+    assert net.config == {**options, **PRESETS[name]}
     assert net(*draw(1, size, batch=1)).shape == (1, 1, size, size)
 
 
@@ -157,6 +159,7 @@ def test_presets_build_and_describe_themselves(name: str) -> None:
         ({"mults": []}, "at least one mult"),
         ({"attention": [2]}, "-2 to 1"),
         ({"num_classes": -1}, "num_classes"),
+        ({"outputs": 0}, "outputs"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(change: dict, word: str) -> None:
@@ -203,3 +206,32 @@ def test_it_is_one_graph_for_the_compiler() -> None:
     cond = torch.tensor([0, 2, -1])
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, t, cond), net(x, t, cond))
+
+
+def test_pixel_values_next_to_each_other_look_different_to_fourier_features() -> None:
+    """n = 8 turns once from one stored value to the next; n = 7 by half a turn."""
+    pixels = ((2 * torch.arange(256.0) + 1) / 256 - 1).view(1, 1, 16, 16)
+    waves = picture_features(pixels, (7, 8)).flatten(2)[0]
+    assert waves.shape == (4, 256)  # sine and cosine of 7, sine and cosine of 8
+    assert torch.allclose(waves[2:, 1:], waves[2:, :-1], atol=1e-3)
+    assert torch.allclose(waves[:2, 1:], -waves[:2, :-1], atol=1e-3)
+    between = picture_features(pixels + 1 / 256, (8,)).flatten(2)[0]
+    assert torch.allclose(between, -waves[2:], atol=1e-3)
+    assert picture_features(pixels.bfloat16(), (8,)).dtype == torch.bfloat16
+
+
+def test_fourier_features_let_a_network_hear_the_last_bit() -> None:
+    """Even or odd? Without the features the answer hardly moves from one value to the next."""
+    moves = {}
+    for fourier in ((), (7, 8)):
+        torch.manual_seed(0)
+        net = awake(UNet(1, 8, fourier=fourier, **SMALL))
+        x, t = draw(1, 8, batch=2)
+        moves[fourier] = (net(x + 2 / 256, t) - net(x, t)).square().mean().sqrt().item()
+    assert moves[(7, 8)] > 10 * moves[()]
+
+
+def test_two_outputs_are_twice_the_channels() -> None:
+    net = awake(UNet(2, 8, outputs=2, **SMALL))
+    x, t = draw(2, 8, batch=3)
+    assert net(x, t).shape == (3, 4, 8, 8)

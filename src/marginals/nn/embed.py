@@ -7,6 +7,7 @@ class index. Both become one vector that every block reads.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,19 @@ def fourier_features(t: Tensor, dim: int) -> Tensor:
     ramp = torch.linspace(0.0, 1.0, dim // 2, device=t.device, dtype=t.dtype)
     angles = t[:, None] * torch.exp(ramp * math.log(HIGHEST / LOWEST)) * LOWEST
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def picture_features(x: Tensor, exponents: Sequence[int]) -> Tensor:
+    """sin and cos(2^n·π·x) for every exponent n: (B, C, H, W) -> (B, 2·len(exponents)·C, H, W).
+
+    Stored pixels lie 2/256 apart on [-1, 1], so n = 8 turns by a whole circle from one to the next
+    and says how far x is from the nearest one; smaller n say which one it is. Without them a
+    network hardly hears such differences (Kingma et al. 2021, VDM, Appendix C). Angles
+    are computed in float32 at least: a half-precision x has no such digits left.
+    """
+    angle = math.pi * (x if x.dtype == torch.float64 else x.float())
+    waves = [wave for n in exponents for wave in ((angle * 2.0**n).sin(), (angle * 2.0**n).cos())]
+    return torch.cat(waves, 1).to(x.dtype)
 
 
 class Conditioning(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MarginalsError
-from .embed import Conditioning, check_times
+from .embed import Conditioning, check_times, picture_features
 
 
 def _norm(channels: int, affine: bool = True) -> nn.GroupNorm:
@@ -123,6 +123,10 @@ class UNet(nn.Module):
                 coarsest); the one block between down and up always has it
     num_classes 0 for an unconditional network
     patch       side of the pixel squares folded into channels (1 = none)
+    fourier     exponents n of extra inputs sin and cos(2^n·π·x), for models that must tell one
+                pixel value from the next (`picture_features`); () = none
+    outputs     numbers said about every pixel: with 2, the answer (B, 2·channels, H, W) holds first
+                the usual one and then a second (a variance, Nichol & Dhariwal 2021)
 
     A fresh network answers exactly 0. Nothing waits for the device, so it runs under
     torch.compile, autocast and CUDA graphs.
@@ -138,21 +142,25 @@ class UNet(nn.Module):
         attention: Sequence[int] = (),
         num_classes: int = 0,
         patch: int = 1,
+        fourier: Sequence[int] = (),
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         levels = len(mults)
-        _check(channels, size, width, mults, blocks, attention, patch)
+        _check(channels, size, width, mults, blocks, attention, patch, outputs)
         self._config: dict[str, Any] = {
             "channels": channels, "size": size, "width": width, "mults": list(mults),
             "blocks": blocks, "attention": list(attention), "num_classes": num_classes,
-            "patch": patch,
+            "patch": patch, "fourier": list(fourier), "outputs": outputs,
         }  # fmt: skip
         self.channels, self.size, self.patch = channels, size, patch
+        self.fourier = tuple(fourier)
         widths = [width * m for m in mults]
         attends = {level % levels for level in attention}
         emb = 4 * width
         self.emb = Conditioning(emb, num_classes)
-        self.enter = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        seen = channels * (1 + 2 * len(self.fourier)) * patch**2
+        self.enter = nn.Conv2d(seen, widths[0], 3, padding=1)
 
         def level(i: int) -> _Level:
             return _Level(blocks, widths[i], emb, i in attends)
@@ -164,7 +172,7 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(level(i) for i in range(levels))
         self.norm = _norm(widths[0])
-        self.leave = _zero(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
+        self.leave = _zero(nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1))
         for p in self.parameters():
             if p.ndim == 4:
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
@@ -175,7 +183,8 @@ class UNet(nn.Module):
         return dict(self._config)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (-1 = none) or None; out like x."""
+        """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (-1 = none) or None; out like x
+        (with `outputs` times its channels)."""
         if x.shape[1:] != (self.channels, self.size, self.size):
             raise MarginalsError(
                 f"This UNet takes pictures of shape ({self.channels}, {self.size}, {self.size}), "
@@ -183,7 +192,8 @@ class UNet(nn.Module):
             )
         check_times(t, x.shape[0])
         emb = self.emb(t, cond)
-        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        h = torch.cat([x, picture_features(x, self.fourier)], 1) if self.fourier else x
+        h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
@@ -207,13 +217,15 @@ def _check(
     blocks: int,
     attention: Sequence[int],
     patch: int,
+    outputs: int,
 ) -> None:
     """Say in one sentence what does not fit together."""
     levels = len(mults)
-    if min(channels, size, width, blocks, patch, levels) < 1 or any(m < 1 for m in mults):
+    counts = (channels, size, width, blocks, patch, levels, outputs)
+    if min(counts) < 1 or any(m < 1 for m in mults):
         raise MarginalsError(
-            "UNet needs channels, size, width, blocks, patch and every mult of 1 or more, "
-            "and at least one mult."
+            "UNet needs channels, size, width, blocks, patch, outputs and every mult of 1 or "
+            "more, and at least one mult."
         )
     step = patch * 2 ** (levels - 1)
     if size % step:
