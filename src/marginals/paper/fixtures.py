@@ -121,9 +121,9 @@ def steps(seed: int = 0) -> Steps:
         count = len(alphas)
         for t in sorted({3, 4, 5, count // 2, count - 1, count}):
             rows.append(torch.stack([alphas[t - 1], alphas[t - 2], bar[t], bar[t - 1], bar[t - 2]]))
-    numbers = torch.stack(rows).unsqueeze(-1).unbind(1)
+    a, a1, bar, prev, prev2 = torch.stack(rows).unsqueeze(-1).unbind(1)
     x0, eps, guess = randn(3, len(rows), 3, seed=seed)
-    return Steps(*numbers, x0, eps, guess)
+    return Steps(a, a1, bar, prev, prev2, x0, eps, guess)
 
 
 def network(seed: int, dims: int = 3, hidden: int = 8) -> Predictor:
