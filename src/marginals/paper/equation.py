@@ -47,7 +47,7 @@ class Equation:
     ``latex``: the equation. ``says``: one sentence in plain language that is true. ``homes``: the
     functions of this package that are the equation, the first one being *the* function. ``note``:
     what to be careful about. ``erratum``: the number of the erratum that concerns it ("E1").
-    ``source``: where an extension comes from.
+    ``source``: where an extension comes from. ``module``: where the entry is written.
     """
 
     id: str
@@ -62,6 +62,7 @@ class Equation:
     note: str = ""
     erratum: str = ""
     source: str = "Luo 2022, arXiv 2208.11970v1"
+    module: str = ""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -134,6 +135,7 @@ def equation(
                 note=note,
                 erratum=erratum,
                 source=source,
+                module=check.__module__,
             )
         )
         return check
