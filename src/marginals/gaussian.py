@@ -52,14 +52,19 @@ class Normal(NamedTuple):
         return self.mean + self.log_std.exp() * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log density at z in nats, (B,)."""
-        return normal_log_prob(z, self.mean, (2.0 * self.log_std).exp())
+        """log density at z in nats, (B,), float64."""
+        log_std = self.log_std.double()
+        gap = (z.double() - self.mean) * (-log_std).exp()
+        return sum_dims(-0.5 * gap.square() - log_std - 0.5 * math.log(2.0 * math.pi))
 
     def kl(self, other: "Normal") -> Tensor:
-        """KL( self ‖ other ) in nats, (B,) (Luo Eq. 86)."""
-        return kl_normal(
-            self.mean, (2.0 * self.log_std).exp(), other.mean, (2.0 * other.log_std).exp()
-        )
+        """KL( self ‖ other ) in nats, (B,), float64 (Luo Eq. 86).
+
+        :func:`kl_normal` from logarithms: networks that answer log_std = −60 or 60 do no harm.
+        """
+        wider = other.log_std.double() - self.log_std
+        gap = (self.mean.double() - other.mean) * (-other.log_std.double()).exp()
+        return sum_dims(wider + 0.5 * (torch.expm1(-2.0 * wider) + gap.square()))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Normal as TorchNormal
 from torch.distributions import kl_divergence
 
+from marginals import gaussian
 from marginals.gaussian import (
     Prior,
     discretised_reconstruction,
@@ -53,6 +54,45 @@ def test_kl_against_torch_and_quadrature():
     integral = torch.trapezoid(p.log_prob(grid).exp() * (p.log_prob(grid) - q.log_prob(grid)), grid)
     got = kl_normal(torch.tensor([[0.4]], dtype=torch.float64), 0.49, -0.2, 1.69)
     assert got.item() == pytest.approx(integral.item(), rel=1e-9)
+
+
+class TestWhatRungsSay:
+    """gaussian.Normal: a mean and a log-std per entry."""
+
+    mean, other = two()
+    log_std, wider = 0.4 * mean.flip(0), -0.3 * other.flip(0)
+    p, q = gaussian.Normal(mean, log_std), gaussian.Normal(other, wider)
+
+    def test_samples_density_and_divergence_against_torch(self):
+        p, q = Normal(self.mean, self.log_std.exp()), Normal(self.other, self.wider.exp())
+        z = self.p.sample(self.other)
+        assert torch.allclose((z - self.mean) / p.scale, self.other, rtol=1e-12)
+        wanted = p.log_prob(z).sum((1, 2))
+        assert torch.allclose(self.p.log_prob(z), wanted, rtol=1e-12)
+        wanted = kl_divergence(p, q).sum((1, 2))
+        assert torch.allclose(self.p.kl(self.q), wanted, rtol=1e-12)
+        assert torch.equal(self.p.kl(self.p), torch.zeros(4).double())
+
+    def test_a_prior_of_batch_one_and_one_std_broadcast(self):
+        prior = gaussian.Normal(torch.zeros(1, 2, 3), torch.tensor(0.2))
+        full = gaussian.Normal(torch.zeros(4, 2, 3), torch.full((4, 2, 3), 0.2))
+        assert torch.equal(self.p.kl(prior), self.p.kl(full)) and self.p.kl(prior).shape == (4,)
+        assert torch.equal(prior.log_prob(self.mean), full.log_prob(self.mean))
+
+    @pytest.mark.parametrize("log_std", [-60.0, 60.0])
+    def test_extreme_answers_of_a_float32_network_stay_finite(self, log_std):
+        """exp(2·60) and exp(−2·60) are not float32 numbers; the nats are ordinary ones."""
+        law = gaussian.Normal(torch.zeros(1, 1), torch.full((1, 1), log_std))
+        near = gaussian.Normal(torch.zeros(1, 1), torch.full((1, 1), log_std + 0.5))
+        wanted = -log_std - 0.5 * math.log(2.0 * math.pi)
+        assert law.log_prob(torch.zeros(1, 1)).item() == pytest.approx(wanted, rel=1e-12)
+        wanted = 0.5 + 0.5 * (math.exp(-1.0) - 1.0)
+        assert law.kl(near).item() == pytest.approx(wanted, rel=1e-6)
+
+    def test_a_point_costs_infinitely_much(self):
+        point = gaussian.Normal(self.mean, torch.full_like(self.mean, -math.inf))
+        assert torch.equal(point.sample(self.other), self.mean)
+        assert bool((point.kl(self.q) == math.inf).all())
 
 
 def test_sums_run_over_everything_but_the_batch_in_float64():
