@@ -113,14 +113,18 @@ class Steps:
         return self.prev.sqrt() * x0 + share * (self.x_t - self.bar.sqrt() * x0)
 
 
-def steps(seed: int = 0) -> Steps:
-    """Steps from the beginning, the middle and the end of every chain (t ≥ 3)."""
+def steps(seed: int = 0, noise: float = 0.0) -> Steps:
+    """Steps from the beginning, the middle and the end of every chain (t ≥ 3); only those with at
+    least 1 − ᾱ_{t−1} = ``noise``."""
     rows = []
     for alphas in chains().values():
         bar = bars(alphas)
         count = len(alphas)
         for t in sorted({3, 4, 5, count // 2, count - 1, count}):
-            rows.append(torch.stack([alphas[t - 1], alphas[t - 2], bar[t], bar[t - 1], bar[t - 2]]))
+            if 1.0 - bar[t - 1] >= noise:
+                rows.append(
+                    torch.stack([alphas[t - 1], alphas[t - 2], *bar[t - 2 : t + 1].flip(0)])
+                )
     a, a1, bar, prev, prev2 = torch.stack(rows).unsqueeze(-1).unbind(1)
     x0, eps, guess = randn(3, len(rows), 3, seed=seed)
     return Steps(a, a1, bar, prev, prev2, x0, eps, guess)
