@@ -29,7 +29,7 @@ class Convert(Command):
     """Draw two pictures from both models and print how far they are apart."""
 
     def run(self) -> int:
-        from marginals.io.checkpoint import rewrite_header
+        from marginals.io.checkpoint import read_header, rewrite_header
         from marginals.io.header import encode
         from marginals.io.registry import scaling
 
@@ -37,6 +37,11 @@ class Convert(Command):
         out = self.out or path.with_name(f"{path.stem}-{self.to}{path.suffix}")
         if out.suffix != ".safetensors":
             raise MarginalsError(f"a model file ends in .safetensors, so --out cannot be {out}")
+        if "ladder" in read_header(path)["model"]:
+            raise MarginalsError(
+                f"{path} is a ladder of latents (a VAE), and units belong to noise levels; convert "
+                "a diffusion model"
+            )
         _require_replaceable(out)
         units = encode(scaling(self.to))
 
@@ -71,6 +76,6 @@ def _require_replaceable(out: Path) -> None:
 
 def _pictures(path: Path) -> Any:
     """Two small walks, (2, C, H, W)."""
-    from marginals.io.checkpoint import load_model
+    from marginals.io.checkpoint import load_diffusion
 
-    return load_model(path).sample(2, steps=5).x
+    return load_diffusion(path).sample(2, steps=5).x

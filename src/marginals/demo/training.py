@@ -13,7 +13,7 @@ from marginals.demo.findings import Trained
 from marginals.demo.plan import Plan, training_config
 from marginals.demo.stages import TrainingBar
 from marginals.errors import MarginalsError
-from marginals.io.checkpoint import load_model
+from marginals.io.checkpoint import load_diffusion
 from marginals.models import Model
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
@@ -37,7 +37,7 @@ def train_once(
             f"Stopped while training; nothing is lost, and the same command goes on from there "
             f"({str(stop).split(';')[0].removeprefix('Stopped ')})"
         ) from None
-    model = load_model(run.path / "model.safetensors")
+    model = load_diffusion(run.path / "model.safetensors")
     log = run.log()
     trained = Trained(
         images=run.images_seen,

@@ -5,12 +5,11 @@
 
 The header names the network and its settings, what its output means, the units it is fed and those
 it presents, the schedule behind its time label, the objective, the ends of its walk and the
-statistics of its data. Loading rebuilds exactly that or says in one sentence why it cannot: nothing
-is guessed, nothing is unpickled. `read_header` and `rewrite_header` touch no weights and import no
-torch.
+statistics of its data; of a ladder, the recipe of its rungs, the decoder and the objective. Loading
+rebuilds exactly that or says in one sentence why it cannot: nothing is guessed, nothing is
+unpickled. `read_header` and `rewrite_header` touch no weights and import no torch.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,15 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import marginals
 from marginals.errors import MarginalsError
+from marginals.io.describe import describe, rebuild
 from marginals.io.tensors import Contents, read_contents, read_tensors, rewrite, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from marginals.generative import Generative
     from marginals.models import Model
 
-__all__ = ["FORMAT_VERSION", "load_model", "read_header", "rewrite_header", "save_model"]
+__all__ = [
+    "FORMAT_VERSION",
+    "load_diffusion",
+    "load_model",
+    "read_header",
+    "rewrite_header",
+    "save_model",
+]
 
 FORMAT_VERSION = 1
 _KIND = "marginals model"
@@ -34,7 +42,7 @@ _KIND = "marginals model"
 PathLike = str | os.PathLike[str]
 
 
-def save_model(path: PathLike, model: "Model", extra: Mapping[str, Any] | None = None) -> None:
+def save_model(path: PathLike, model: "Generative", extra: Mapping[str, Any] | None = None) -> None:
     """Write a model, atomically. `extra` (JSON values) is kept beside its description.
 
     A network of your own is described by its class name only; `load_model` then asks for it.
@@ -43,7 +51,7 @@ def save_model(path: PathLike, model: "Model", extra: Mapping[str, Any] | None =
         "format": _KIND,
         "format_version": FORMAT_VERSION,
         "package_version": marginals.__version__,
-        "model": _describe(model),
+        "model": describe(model),
         "extra": dict(extra or {}),
     }
     write_tensors(path, model.state_dict(), header)
@@ -54,17 +62,18 @@ def load_model(
     device: "str | torch.device" = "cpu",
     *,
     backbone: "nn.Module | None" = None,
-) -> "Model":
+) -> "Generative":
     """Rebuild a model from its file (or from the run folder that holds model.safetensors).
 
-    `backbone` is needed, and allowed, only for a network of your own. Raises MarginalsError for
-    missing, damaged, foreign or newer files, and for weights that do not fit the description.
+    `backbone` is needed, and allowed, only for a network (or a whole ladder) of your own. Raises
+    MarginalsError for missing, damaged, foreign or newer files, and for weights that do not fit the
+    description.
     """
     path = _model_file(path)
     contents = read_contents(path)
     description = _checked(path, contents.header)["model"]
     try:
-        model = _rebuild(description, backbone)
+        model = rebuild(description, backbone)
     except KeyError as error:
         raise MarginalsError(f"{path} is damaged: its header lacks {error}") from None
     except MarginalsError as error:
@@ -72,6 +81,19 @@ def load_model(
     _require_fit(path, contents, model)
     model.load_state_dict(read_tensors(path))
     return model.to(device).eval()
+
+
+def load_diffusion(path: PathLike, device: "str | torch.device" = "cpu") -> "Model":
+    """`load_model` for what only diffusion models can do; other models are refused in a sentence.
+
+    A diffusion model has noise levels: it can be walked by a solver and presented in other units.
+    """
+    from marginals.models import Model
+
+    model = load_model(path, device)
+    if not isinstance(model, Model):
+        raise MarginalsError(f"{path} has no noise levels (it is a ladder of latents, like a VAE)")
+    return model
 
 
 def read_header(path: PathLike) -> dict[str, Any]:
@@ -127,93 +149,9 @@ def _checked(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 
 
 _FIELDS = {"format", "format_version", "package_version", "model", "extra"}
-_NET = ("prediction", "scaling", "input_scaling", "label")
-_MODEL = ("schedule", "objective", "lam_min", "lam_max", "data")
 
 
-def _describe(model: "Model") -> dict[str, Any]:
-    """A model in words: {"backbone": {"kind", "config"}, prediction, scaling, ...}."""
-    from marginals.io.header import encode
-    from marginals.io.registry import CUSTOM, backbone_kind
-
-    backbone = model.net.backbone
-    kind = backbone_kind(backbone)
-    name = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
-    config = {"class": name} if kind == CUSTOM else backbone.config
-    words = {"backbone": {"kind": kind, "config": config}}
-    words |= {field: encode(getattr(model.net, field)) for field in _NET}
-    return words | {field: encode(getattr(model, field)) for field in _MODEL}
-
-
-def _rebuild(words: dict[str, Any], backbone: "nn.Module | None") -> "Model":
-    from marginals.denoiser import Net
-    from marginals.models import Model
-
-    if unknown := sorted(words.keys() - {"backbone", *_NET, *_MODEL}):
-        raise MarginalsError(
-            f"its description has the unknown entry {unknown[0]!r}; it was probably made by a "
-            "newer version, so update marginals"
-        )
-    body = _backbone(words["backbone"], backbone)
-    parts = _parts(words)
-    net = Net(body, **{field: parts[field] for field in _NET})
-    return Model(net, **{field: parts[field] for field in _MODEL})
-
-
-def _parts(words: dict[str, Any]) -> dict[str, Any]:
-    """Everything but the network, each of the type that its place asks for."""
-    from marginals.io.header import decode, fits
-    from marginals.models import DataStats
-    from marginals.objective import Objective
-    from marginals.predict import Prediction
-    from marginals.scaling import Scaling
-    from marginals.schedule import NoiseSchedule
-
-    types: dict[str, Any] = {"prediction": Prediction, "objective": Objective}
-    types |= dict.fromkeys(("scaling", "input_scaling"), Scaling)
-    types |= dict.fromkeys(("label", "schedule"), NoiseSchedule)
-    types |= {"lam_min": float, "lam_max": float, "data": DataStats | None}
-    parts = {field: decode(words[field]) for field in (*_NET, *_MODEL)}
-    for field, part in parts.items():
-        finite = not isinstance(part, float) or math.isfinite(part)
-        if not fits(part, types[field]) or not finite:
-            raise MarginalsError(f"its description is damaged: it has no fitting {field!r}")
-    data = parts["data"]
-    if data is not None and not (
-        data.shape and min(data.shape) > 0 and math.isfinite(data.mean) and 0 < data.std < math.inf
-    ):
-        raise MarginalsError("its description is damaged: there are no data of such a shape")
-    return parts
-
-
-def _backbone(words: Any, given: "nn.Module | None") -> "nn.Module":
-    from marginals.io.registry import CUSTOM, backbone
-
-    kind, config = (words["kind"], words["config"]) if isinstance(words, dict) else (None, None)
-    if not isinstance(kind, str) or not isinstance(config, dict):
-        raise MarginalsError("its description is damaged: it does not name a network")
-    if kind == CUSTOM:
-        if given is None:
-            raise MarginalsError(
-                f"it holds the weights of a network of someone's own ({config['class']}); build "
-                "that network and pass it: load_model(path, backbone=network)"
-            )
-        return given
-    if given is not None:
-        raise MarginalsError(f"it brings its own network, a {kind}; leave backbone out")
-    try:
-        return backbone(kind)(**config)
-    except TypeError as error:
-        raise MarginalsError(
-            f"its {kind} has settings this version does not know ({error}); it was probably made "
-            "by a newer version, so update marginals"
-        ) from None
-    except (ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
-        raise MarginalsError(f"its {kind} cannot be built with its settings: {reason}") from None
-
-
-def _require_fit(path: Path, contents: Contents, model: "Model") -> None:
+def _require_fit(path: Path, contents: Contents, model: "Generative") -> None:
     """Names and shapes in the file are those of the model it describes."""
     mine: dict[str, Tensor] = model.state_dict()
     problems = [

@@ -15,11 +15,12 @@ from marginals.errors import MarginalsError
 if TYPE_CHECKING:
     from torch import nn
 
+    from marginals.ladder import Ladder
     from marginals.models import Model
     from marginals.scaling import Scaling
     from marginals.solvers import Solver
 
-__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "scaling", "solver"]
+__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "ladder", "scaling", "solver"]
 
 T = TypeVar("T")
 
@@ -65,6 +66,13 @@ def factory(model: str) -> "Callable[..., Model]":
         "score_sub_vp": partial(formulations.score_sde, kind="sub_vp"),
     }
     return _find("model", model, table)
+
+
+def ladder(kind: str) -> "Callable[..., Ladder]":
+    """(data=, decoder=, objective=, **config) -> Ladder by the name of its recipe."""
+    from marginals import vae
+
+    return _find("ladder", kind, {"vae": vae.vae, "hvae": vae.hvae})
 
 
 @cache

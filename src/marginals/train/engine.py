@@ -80,8 +80,8 @@ class Engine:
 
     def losses(
         self, x: Tensor, cond: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """`model.losses` through the wrapper: (loss per example, λ per example), both (B,)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """`model.losses` through the wrapper: loss and λ per example, (B,); λ may be None."""
         assert self._model is not None, "setup comes first"
         return self._model.losses(x, cond, generator=generator)
 

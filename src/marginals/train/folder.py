@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from marginals.errors import MarginalsError
+from marginals.generative import Generative
 from marginals.io.checkpoint import load_model, read_header
-from marginals.models import Model
 from marginals.train import records
 from marginals.train.config import TrainConfig
 from marginals.train.setup import absolute
@@ -46,7 +46,7 @@ class Run:
         """Whether the last checkpoint is that of the end."""
         return self.images_seen >= (self.config.images or 0)
 
-    def model(self, device: str | torch.device = "cpu") -> Model:
+    def model(self, device: str | torch.device = "cpu") -> Generative:
         """The averaged model of the last checkpoint."""
         return load_model(self.path / "model.safetensors", device)
 

@@ -17,6 +17,7 @@ from marginals.train.engine import Engine
 from marginals.train.feed import Feed
 from marginals.train.levels import LevelMeter
 from marginals.train.progress import Event, EventKind, Listener
+from marginals.train.rungs import rungs
 from marginals.train.snapshots import Snapshots, probe_loss
 from marginals.train.state import TrainState
 from marginals.train.stop import Diverged, Stop, Stopped
@@ -24,7 +25,7 @@ from marginals.train.stop import Diverged, Stop, Stopped
 __all__ = ["Trainer", "learning_rate"]
 
 _CHECK_EVERY = 16  # steps between looks at the losses where a look would stall the device
-_EMA_BEHIND = 1.1  # the average's loss over the weights' loss from which on we warn
+_EMA_BEHIND = 0.1  # share of the loss by which the average may be worse before we warn
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:
@@ -109,10 +110,11 @@ class Trainer:
     def step(self) -> None:
         """One step on one batch; afterwards `images_seen` has moved on by the batch."""
         state, config = self.state, self.state.config
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         batch = self.feed(state.images_seen)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, state.images_seen)
+        state.at_progress()
         losses, lam = self.engine.losses(batch.x, batch.cond, batch.generator)
         norm = self.engine.gradients(losses.mean(), self.optimizer, config.clip)
         self.meter.add(state.images_seen, losses, lam, norm)
@@ -123,21 +125,24 @@ class Trainer:
         state.images_seen += config.batch
         state.ema.update(state.model, config.batch, state.images_seen)
         state.seconds += time.monotonic() - began
+        state.cpu_seconds += time.process_time() - worked
         self.emit("step")
 
     def log(self) -> None:
-        """Write what happened since the last entry: loss, loss by level, gradient, speed."""
+        """Write what happened since the last entry: loss, loss by level or by rung, speed."""
         self._check()
-        images, now = self.state.images_seen, time.monotonic()
+        state, images, now = self.state, self.state.images_seen, time.monotonic()
         before, then = self._logged_at
         if images == before:
             return
         entry = {
             "images": images,
             **self.meter.take(),
-            "lr": learning_rate(self.state.config, images - self.state.config.batch),
+            **rungs(state.ema.model, self.feed),
+            "lr": learning_rate(state.config, images - state.config.batch),
             "images_per_second": round((images - before) / max(now - then, 1e-9), 1),
-            "seconds": round(self.state.seconds, 2),
+            "seconds": round(state.seconds, 2),
+            "cpu_seconds": round(state.cpu_seconds, 2),
         }
         self._logged_at, self._last_log = (images, now), entry
         if self.engine.is_main:
@@ -154,7 +159,7 @@ class Trainer:
         raw, average = (probe_loss(m, batch.x, batch.cond, self.feed.seed) for m in (model, ema))
         try:
             self.snapshots.draw(ema, images)
-            if average > _EMA_BEHIND * raw:
+            if average - raw > _EMA_BEHIND * abs(raw):
                 self.snapshots.draw(model, images, "raw")
                 self.warn(
                     f"the average of the weights lags behind them (loss {average:.4f} against "

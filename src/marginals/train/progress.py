@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from marginals.train.rungs import rung_words
+
 __all__ = ["Event", "EventKind", "Listener", "ProgressBar"]
 
 EventKind = Literal["plan", "start", "step", "log", "snapshot", "checkpoint", "warning", "end"]
@@ -36,7 +38,7 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._levels: dict[str, float] = {}
+        self._parts = ""
 
     def __call__(self, event: Event) -> None:
         if event.kind in ("plan", "warning") and event.text:
@@ -56,9 +58,9 @@ class ProgressBar:
             self._bar.update(min(event.images, event.total) - self._bar.n)
         if event.kind == "log":
             self._bar.set_postfix(loss=f"{event.values['loss']:.4f}", refresh=False)
-            self._levels = event.values["levels"]
-        if event.kind == "snapshot" and self._levels:
-            tqdm.write(f"{event.images} images, {self._by_level()}", file=sys.stderr)
+            self._parts = _parts(event.values)
+        if event.kind == "snapshot" and self._parts:
+            tqdm.write(f"{event.images} images, {self._parts}", file=sys.stderr)
         if event.kind == "end":
             self.close()
             if event.text:
@@ -69,8 +71,10 @@ class ProgressBar:
             self._bar.close()
             self._bar = None
 
-    def _by_level(self) -> str:
-        """The last logged loss in each bin of λ; noise is on the left, data on the right."""
-        return "loss by noise level λ: " + "  ".join(
-            f"{name} {loss:.4f}" for name, loss in self._levels.items()
-        )
+
+def _parts(values: dict[str, Any]) -> str:
+    """The parts of a logged loss: by bin of λ (noise left, data right), or by rung."""
+    if "rungs" in values:
+        return rung_words(values["rungs"])
+    levels = "  ".join(f"{name} {loss:.4f}" for name, loss in values["levels"].items())
+    return f"loss by noise level λ: {levels}"

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
-from marginals.models import Model
+from marginals.generative import Generative
 from marginals.train import records
 from marginals.train.build import look_at
 from marginals.train.claim import Taken, claim
@@ -51,7 +51,7 @@ def train(
     *,
     resume: str | os.PathLike[str] | None = None,
     source: PictureSource | None = None,
-    model: Model | None = None,
+    model: Generative | None = None,
     on_event: Listener | None = None,
     stop: Stop | None = None,
 ) -> Run:
@@ -74,7 +74,7 @@ def resume(
     path: str | os.PathLike[str],
     *,
     source: PictureSource | None = None,
-    model: Model | None = None,
+    model: Generative | None = None,
     on_event: Listener | None = None,
     stop: Stop | None = None,
     **changes: Any,
@@ -96,7 +96,7 @@ class _Session:
         config: TrainConfig,
         resumed: str | os.PathLike[str] | None,
         source: PictureSource | None,
-        model: Model | None,
+        model: Generative | None,
         listener: Listener,
     ) -> None:
         self.engine = Engine(config.precision)
@@ -214,7 +214,7 @@ def _trial_seconds(minutes: float | None) -> float:
     return 0.0 if minutes is None else min(5.0, 3.0 * minutes)
 
 
-def _describe(model: Model, config: TrainConfig, trial: Trial) -> tuple[str, dict[str, Any]]:
+def _describe(model: Generative, config: TrainConfig, trial: Trial) -> tuple[str, dict[str, Any]]:
     """What is about to happen, in a sentence and in numbers."""
     assert config.images is not None
     parameters = sum(p.numel() for p in model.parameters())

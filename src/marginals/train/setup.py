@@ -13,6 +13,7 @@ from marginals.data.fetch import REMOTES
 from marginals.data.pictures import Pictures, PictureSource
 from marginals.data.stream import StreamingFolder
 from marginals.errors import MarginalsError
+from marginals.generative import Generative
 from marginals.models import Model
 from marginals.train.build import build_model, data_stats
 from marginals.train.config import TrainConfig
@@ -45,7 +46,7 @@ def load_source(config: TrainConfig) -> PictureSource:
     return marginals.data.load(config.data, size=config.size)[0]
 
 
-def make_model(config: TrainConfig, source: PictureSource, model: Model | None) -> Model:
+def make_model(config: TrainConfig, source: PictureSource, model: Generative | None) -> Generative:
     """The given model, told the statistics of its data if it has none; or a new one."""
     if model is None:
         return build_model(config, data_stats(source, config.conditional))
@@ -59,14 +60,16 @@ def make_model(config: TrainConfig, source: PictureSource, model: Model | None) 
     return model
 
 
-def make_optimizer(config: TrainConfig, model: Model) -> AdamW:
+def make_optimizer(config: TrainConfig, model: Generative) -> AdamW:
     """AdamW over all weights; the rate is set anew before every step."""
     return AdamW(
         model.parameters(), lr=config.lr, betas=_BETAS, weight_decay=config.weight_decay, fused=True
     )
 
 
-def make_feed(config: TrainConfig, source: PictureSource, model: Model, engine: Engine) -> Feed:
+def make_feed(
+    config: TrainConfig, source: PictureSource, model: Generative, engine: Engine
+) -> Feed:
     """Batches for this process. Raises MarginalsError when they cannot be shared out evenly."""
     if config.batch % engine.world:
         raise MarginalsError(
@@ -112,8 +115,10 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data
 
 
-def compile_backbone(model: Model, feed: Feed, engine: Engine) -> str | None:
+def compile_backbone(model: Generative, feed: Feed, engine: Engine) -> str | None:
     """Compile the network in place; on failure leave it as it was and say why in a sentence."""
+    if not isinstance(model, Model):
+        return "torch.compile is for the one network of a diffusion model; training goes on without"
     backbone = model.net.backbone
     backbone.compile()
     try:

@@ -6,11 +6,13 @@ noise depends on the seed of the run only, so the rows show the model changing a
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from marginals.generative import Generative
 from marginals.io.pictures import grid, save_png
 from marginals.models import Model
 
@@ -26,21 +28,20 @@ class Snapshots:
     def __init__(self, folder: Path, count: int, steps: int, seed: int) -> None:
         self.folder, self.count, self.steps, self.seed = folder, count, steps, seed
 
-    def draw(self, model: Model, images_seen: int, label: str = "average") -> None:
+    def draw(self, model: Generative, images_seen: int, label: str = "average") -> None:
         """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw"."""
         classes = len(model.data.classes) if model.data else 0
         cond = torch.arange(self.count) % classes if classes else None
-        x = model.sample(self.count, steps=self.steps, seed=self.seed, cond=cond).x
-        self._write(x.float().clamp(-1, 1).cpu(), images_seen, label)
+        walk: dict[str, Any] = {"steps": self.steps} if isinstance(model, Model) else {}
+        x = model.sample(self.count, seed=self.seed, cond=cond, **walk).x
+        about = {"images_seen": images_seen, "weights": label, "seed": self.seed, **walk}
+        about |= {"solver": "dpmpp_2m"} if walk else {}
+        self._write(x.float().clamp(-1, 1).cpu(), images_seen, label, about)
         self.stack()
 
-    def _write(self, x: Tensor, images_seen: int, label: str) -> None:
+    def _write(self, x: Tensor, images_seen: int, label: str, parameters: dict[str, Any]) -> None:
         rows = self.folder / "samples"
         rows.mkdir(exist_ok=True)
-        parameters = {
-            "images_seen": images_seen, "weights": label, "steps": self.steps, "seed": self.seed,
-            "solver": "dpmpp_2m",
-        }  # fmt: skip
         save_png(rows / f"{images_seen:012d}-{label}.png", grid(x, len(x)), parameters)
 
     def truncate(self, images_seen: int) -> None:
@@ -73,7 +74,7 @@ class Snapshots:
 
 
 @torch.no_grad()
-def probe_loss(model: Model, x: Tensor, cond: Tensor | None, seed: int) -> float:
+def probe_loss(model: Generative, x: Tensor, cond: Tensor | None, seed: int) -> float:
     """The loss on a fixed batch with fixed noise: comparable between weights and over time."""
     generator = torch.Generator().manual_seed(seed)
     with model._evaluating():

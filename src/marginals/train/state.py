@@ -16,28 +16,36 @@ from torch.optim import Optimizer
 
 import marginals
 from marginals.errors import MarginalsError
+from marginals.generative import Generative
 from marginals.io.tensors import read_contents, read_tensors, write_tensors
-from marginals.models import Model
 from marginals.train.config import TrainConfig
 from marginals.train.ema import Ema
 
 __all__ = ["STATE_VERSION", "TrainState", "read_state_header", "require_same_settings"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass
 class TrainState:
     """(model, average, optimiser, configuration, data, images seen, seconds spent)."""
 
-    model: Model
-    ema: Ema[Model]
+    model: Generative
+    ema: Ema[Generative]
     optimizer: Optimizer
     config: TrainConfig
     data: dict[str, int]
     """Count and checksum of the pictures; a resumed run must meet the same ones."""
     images_seen: int = 0
     seconds: float = 0.0
+    """Time spent in steps, by the clock on the wall."""
+    cpu_seconds: float = 0.0
+    """The same in processor time, which other programs on the machine do not lengthen."""
+
+    def at_progress(self) -> None:
+        """Tell the model and its average how far the run is, for losses that change on the way."""
+        for model in (self.model, self.ema.model):
+            model.at_progress(self.images_seen)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as one file, atomically."""
@@ -49,6 +57,7 @@ class TrainState:
             "threads": torch.get_num_threads(),
             "images_seen": self.images_seen,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "config": self.config.model_dump(),
             "data": self.data,
         }
@@ -75,6 +84,8 @@ class TrainState:
                 tensor.copy_(stored[name])
         self._load_moments(moments)
         self.images_seen, self.seconds = int(header["images_seen"]), float(header["seconds"])
+        self.cpu_seconds = float(header["cpu_seconds"])
+        self.at_progress()
         return header
 
     def _tensors(self, with_moments: bool = True) -> dict[str, Tensor]:
@@ -109,7 +120,8 @@ def read_state_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MarginalsError(
             f"{path} was made by marginals {header.get('package_version')} (state format "
             f"{header.get('format_version')}); this is marginals {marginals.__version__}, which "
-            f"reads state format {STATE_VERSION}: update marginals"
+            f"reads state format {STATE_VERSION}: continue it with the version that made it, or "
+            "update marginals"
         )
     return header
 

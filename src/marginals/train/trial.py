@@ -2,12 +2,14 @@
 
 import copy
 import resource
+import statistics
 import sys
 import time
 from dataclasses import dataclass
 
 import torch
 
+from marginals.generative import Generative
 from marginals.models import Model
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
@@ -25,6 +27,8 @@ class Trial:
     """What one step and one row of samples cost on this machine."""
 
     seconds_per_image: float
+    cpu_seconds_per_image: float
+    """The same in processor time, which other programs do not lengthen."""
     seconds_per_strip: float
     seconds: float
     """What the trial itself took."""
@@ -38,7 +42,7 @@ class Trial:
 
 
 def run_trial(
-    config: TrainConfig, model: Model, feed: Feed, engine: Engine, seconds: float
+    config: TrainConfig, model: Generative, feed: Feed, engine: Engine, seconds: float
 ) -> Trial:
     """Time steps for about `seconds` (at least three) on a copy of the model."""
     began = time.monotonic()
@@ -56,24 +60,30 @@ def run_trial(
     for _ in range(2):  # the first steps also load kernels and fill caches
         step(0)
     times: list[float] = []
+    work: list[float] = []
     while len(times) < 3 or time.monotonic() - began < seconds:
-        then = time.monotonic()
+        then, worked = time.monotonic(), time.process_time()
         step(len(times) * config.batch)
         times.append(time.monotonic() - then)
+        work.append(time.process_time() - worked)
     strip = _time_strip(config, twin) if config.sample_every != 0 else 0.0
-    per_image = sorted(times)[len(times) // 2] / config.batch
-    return Trial(per_image, strip, time.monotonic() - began, _peak_memory(engine.device))
+    wall, cpu = (statistics.median(each) / config.batch for each in (times, work))
+    return Trial(wall, cpu, strip, time.monotonic() - began, _peak_memory(engine.device))
 
 
 @torch.no_grad()
-def _time_strip(config: TrainConfig, model: Model) -> float:
-    """Seconds for a row of samples: one solver step, times their number."""
+def _time_strip(config: TrainConfig, model: Generative) -> float:
+    """Seconds for a row of samples: of a walk one solver step, times their number."""
     then = time.monotonic()
-    model.sample(config.samples, steps=1, cond=_no_labels(config.samples, model))
+    labels = _no_labels(config.samples, model)
+    if not isinstance(model, Model):
+        model.sample(config.samples, cond=labels)
+        return time.monotonic() - then
+    model.sample(config.samples, steps=1, cond=labels)
     return (time.monotonic() - then) * config.sample_steps
 
 
-def _no_labels(count: int, model: Model) -> torch.Tensor | None:
+def _no_labels(count: int, model: Generative) -> torch.Tensor | None:
     return torch.full((count,), -1) if model.data and model.data.classes else None
 
 

@@ -1,0 +1,175 @@
+"""A model in words, and the model those words describe: the "model" table of a file's header.
+
+A diffusion model is a network with a formulation: {"backbone", "prediction", "schedule", ...}. A
+ladder (VAE, hierarchical VAE) is a recipe for its rungs: {"ladder", "decoder", "objective", ...}.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from marginals.errors import MarginalsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from marginals.generative import Generative
+    from marginals.ladder import Ladder
+    from marginals.models import Model
+
+__all__ = ["describe", "rebuild"]
+
+T = TypeVar("T")
+
+_NET = ("prediction", "scaling", "input_scaling", "label")
+_MODEL = ("schedule", "objective", "lam_min", "lam_max", "data")
+_LADDER = ("decoder", "objective", "data")
+
+
+def describe(model: "Generative") -> dict[str, Any]:
+    """A model in words; raises MarginalsError for what words cannot hold."""
+    from marginals.ladder import Ladder
+    from marginals.models import Model
+
+    if isinstance(model, Ladder):
+        return _describe_ladder(model)
+    if not isinstance(model, Model):
+        raise MarginalsError(f"a file cannot describe a {type(model).__name__}; save its weights")
+    return _describe_model(model)
+
+
+def rebuild(words: dict[str, Any], given: "nn.Module | None") -> "Generative":
+    """The model that `words` describe; `given` stands for a network (or ladder) of one's own."""
+    return _rebuild_ladder(words, given) if "ladder" in words else _rebuild_model(words, given)
+
+
+def _describe_ladder(ladder: "Ladder") -> dict[str, Any]:
+    from marginals.io.header import encode
+    from marginals.io.registry import CUSTOM
+
+    recipe = dict(ladder.recipe)
+    kind = recipe.pop("kind", CUSTOM)
+    words = {"ladder": {"kind": kind, "config": recipe}}
+    return words | {field: encode(getattr(ladder, field)) for field in _LADDER}
+
+
+def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder":
+    from marginals.decoders import Decoder
+    from marginals.io.registry import CUSTOM, ladder
+    from marginals.ladder import Ladder
+    from marginals.rung import KlObjective
+
+    _refuse_unknown(words, {"ladder", *_LADDER})
+    parts = _parts(words, {"decoder": Decoder, "objective": KlObjective})
+    kind, config = _kind_and_config(words["ladder"], "ladder")
+    if kind == CUSTOM and not isinstance(given, Ladder):
+        raise MarginalsError(
+            "it holds the weights of a ladder of someone's own; build that ladder and pass it: "
+            "load_model(path, backbone=ladder)"
+        )
+    if isinstance(given, Ladder):
+        return given
+    if given is not None:
+        raise MarginalsError(f"it brings its own networks, those of a {kind}; leave backbone out")
+    return _built(kind, lambda: ladder(kind)(**config, **parts))
+
+
+def _describe_model(model: "Model") -> dict[str, Any]:
+    """{"backbone": {"kind", "config"}, prediction, scaling, ...}."""
+    from marginals.io.header import encode
+    from marginals.io.registry import CUSTOM, backbone_kind
+
+    backbone = model.net.backbone
+    kind = backbone_kind(backbone)
+    name = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
+    config = {"class": name} if kind == CUSTOM else backbone.config
+    words = {"backbone": {"kind": kind, "config": config}}
+    words |= {field: encode(getattr(model.net, field)) for field in _NET}
+    return words | {field: encode(getattr(model, field)) for field in _MODEL}
+
+
+def _rebuild_model(words: dict[str, Any], given: "nn.Module | None") -> "Model":
+    from marginals.denoiser import Net
+    from marginals.models import Model
+
+    _refuse_unknown(words, {"backbone", *_NET, *_MODEL})
+    body = _backbone(words["backbone"], given)
+    parts = _parts(words, _model_types())
+    net = Net(body, **{field: parts[field] for field in _NET})
+    return Model(net, **{field: parts[field] for field in _MODEL})
+
+
+def _refuse_unknown(words: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(words.keys() - known):
+        raise MarginalsError(
+            f"its description has the unknown entry {unknown[0]!r}; it was probably made by a "
+            "newer version, so update marginals"
+        )
+
+
+def _model_types() -> dict[str, Any]:
+    from marginals.objective import Objective
+    from marginals.predict import Prediction
+    from marginals.scaling import Scaling
+    from marginals.schedule import NoiseSchedule
+
+    types: dict[str, Any] = {"prediction": Prediction, "objective": Objective}
+    types |= dict.fromkeys(("scaling", "input_scaling"), Scaling)
+    types |= dict.fromkeys(("label", "schedule"), NoiseSchedule)
+    return types | {"lam_min": float, "lam_max": float}
+
+
+def _parts(words: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
+    """Everything but the network, each of the type that its place asks for."""
+    from marginals.generative import DataStats
+    from marginals.io.header import decode, fits
+
+    types = types | {"data": DataStats | None}
+    parts = {field: decode(words[field]) for field in types}
+    for field, part in parts.items():
+        finite = not isinstance(part, float) or math.isfinite(part)
+        if not fits(part, types[field]) or not finite:
+            raise MarginalsError(f"its description is damaged: it has no fitting {field!r}")
+    data = parts["data"]
+    if data is not None and not (
+        data.shape and min(data.shape) > 0 and math.isfinite(data.mean) and 0 < data.std < math.inf
+    ):
+        raise MarginalsError("its description is damaged: there are no data of such a shape")
+    return parts
+
+
+def _backbone(words: Any, given: "nn.Module | None") -> "nn.Module":
+    from marginals.io.registry import CUSTOM, backbone
+
+    kind, config = _kind_and_config(words, "network")
+    if kind == CUSTOM:
+        if given is None:
+            raise MarginalsError(
+                f"it holds the weights of a network of someone's own ({config['class']}); build "
+                "that network and pass it: load_model(path, backbone=network)"
+            )
+        return given
+    if given is not None:
+        raise MarginalsError(f"it brings its own network, a {kind}; leave backbone out")
+    return _built(kind, lambda: backbone(kind)(**config))
+
+
+def _kind_and_config(words: Any, what: str) -> tuple[str, dict[str, Any]]:
+    kind, config = (words["kind"], words["config"]) if isinstance(words, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(config, dict):
+        raise MarginalsError(f"its description is damaged: it does not name a {what}")
+    return kind, config
+
+
+def _built(kind: str, build: Callable[[], T]) -> T:
+    """What `build` makes; what goes wrong with settings from a file becomes one sentence."""
+    try:
+        return build()
+    except TypeError as error:
+        raise MarginalsError(
+            f"its {kind} has settings this version does not know ({error}); it was probably made "
+            "by a newer version, so update marginals"
+        ) from None
+    except (ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MarginalsError(f"its {kind} cannot be built with its settings: {reason}") from None
