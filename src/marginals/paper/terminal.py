@@ -1,9 +1,314 @@
-"""Maths in a terminal."""
+"""Maths in a terminal: LaTeX → MathML → characters on a grid.
+
+    render(r"\\frac{x_t - \\hat\\epsilon}{\\sqrt{\\bar\\alpha_t}}", 80)
+
+Indices and powers use Unicode's small characters where they exist (x₀, σ²); anything else goes
+below or above the line. Formulas that are too wide break at relations, then at + and −.
+"""
+
+import unicodedata
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .boxes import Box, beside, box, braced, fence, fraction, scripts, stacked, width
+from .mathml import parse
+
+_SMALL = dict(zip("0123456789+−=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
+_RAISED = dict(zip("0123456789+−=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ")) | {"⊤": "ᵀ", "′": "′"}
+_ACCENTS = {"^": "\u0302", "ˆ": "\u0302", "¯": "\u0304", "‾": "\u0304", "~": "\u0303"}
+_ACCENTS |= {"˜": "\u0303", "˙": "\u0307", "→": "\u20d7", "―": "\u0304", "_": "\u0304"}
+_RELATIONS = set("=≠≤≥<>≈≡∝→←∼⟺⇒⇔≔⟶⟹↔") | {":="}
+_SIGNS = set("+−±")
+_BINARY = _RELATIONS | _SIGNS | set("×·⊙∘∣∥∈")
+_OPEN, _CLOSE = set("([{"), set(")]}")
+_BIG = set("∑∏∫⋃")
+_WRITTEN = {"-": "−", "∗": "*", "|": "∣", "⩽": "≤", "⩾": "≥", "~": "∼", "ϵ": "ε", "ϕ": "φ"}
 
 
-def render(latex: str, width: int) -> str:
-    return latex
+@dataclass(frozen=True)
+class Atom:
+    """A piece of a row: its box, whether it is an operator or a word, and what it encloses."""
+
+    box: Box
+    sign: str = ""
+    word: bool = False
+    parts: "tuple[Atom, ...]" = ()
 
 
-def flat(latex: str, width: int) -> str:
-    return latex[:width]
+def render(latex: str, columns: int = 80) -> str:
+    """Several lines of at most ``columns`` characters wherever the formula can be broken."""
+    lines = _lines(parse(latex))
+    first = max((_joined(line[0]).width for line in lines if len(line) > 1), default=0)
+    blocks = []
+    for line in lines:
+        lead = _joined(line[0])
+        indent = beside([box(" " * max(first - lead.width, 0)), lead]) if len(line) > 1 else box("")
+        rest = [atom for cell in line[len(line) > 1 :] for atom in cell]
+        blocks.append(str(beside([indent, _broken(rest, columns - indent.width)])))
+    gap = "\n\n" if any("\n" in block for block in blocks) else "\n"
+    return gap.join(blocks)
+
+
+def flat(latex: str, columns: int = 80) -> str:
+    """One line of at most ``columns`` characters, cut with an ellipsis."""
+    rows = [[a for cell in line for a in cell] for line in _lines(parse(latex), flat=True)]
+    text = "  ".join(_joined(row).lines[0] for row in rows)
+    while width(text) > columns:
+        text = text[: -2 if text.endswith("…") else -1].rstrip() + "…"
+    return text
+
+
+def _lines(root: ET.Element, *, flat: bool = False) -> list[list[list[Atom]]]:
+    """Lines of cells of atoms: several where the LaTeX has an aligned environment."""
+    table = root.find(".//mtable")
+    layout = Layout(flat)
+    if table is None:
+        return [[layout.row(list(root))]]
+    return [[layout.row([cell]) for cell in line] for line in table.iter("mtr")]
+
+
+# ---- elements → atoms --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Turns elements into atoms; ``flat`` writes everything on one line, ``small`` leaves no
+    spaces around operators."""
+
+    flat: bool = False
+    small: bool = False
+
+    def row(self, elements: Sequence[ET.Element]) -> list[Atom]:
+        atoms: list[Atom] = []
+        for element in elements:
+            if element.tag in ("math", "mrow", "mtd", "mtr", "mpadded", "mphantom", "mstyle"):
+                atoms += self.row(list(element))
+            else:
+                atoms.append(self.atom(element))
+        return _grouped(atoms)
+
+    def one(self, element: ET.Element, *, small: bool = False) -> Box:
+        """A whole element as one box."""
+        layout = Layout(self.flat, self.small or small)
+        return _joined(layout.row([element]), tight=layout.small)
+
+    def atom(self, element: ET.Element) -> Atom:
+        name = element.tag
+        if name in ("mi", "mn", "mo", "mtext"):
+            return _leaf(element)
+        if name == "mspace":
+            wide = float((element.get("width") or "0").rstrip("emx") or 0) >= 0.9
+            return Atom(box("" if self.small else "   " if wide else " "))
+        if name == "mfrac":
+            return Atom(self._fraction(*element), word=not self.flat)
+        if name in ("msqrt", "mroot"):
+            return Atom(self._root(list(element)))
+        return self._scripted(name, list(element))
+
+    def _fraction(self, top: ET.Element, bottom: ET.Element) -> Box:
+        above, below = self.one(top, small=self.small), self.one(bottom, small=self.small)
+        if above.lines == ("1",) and below.lines == ("2",):
+            return box("½")
+        if self.flat or self.small:
+            return box(f"{_wrapped(above, '+−')}/{_wrapped(below)}")
+        return fraction(above, below)
+
+    def _root(self, elements: list[ET.Element]) -> Box:
+        inside = _joined(self.row(elements), tight=self.small)
+        if inside.height == 1 and _plain(inside.lines[0]):
+            return box("√" + inside.lines[0])
+        return beside([_down(box("√"), inside), fence("(", inside), inside, fence(")", inside)])
+
+    def _scripted(self, name: str, parts: list[ET.Element]) -> Atom:
+        base, scripts_ = parts[0], parts[1:]
+        below = scripts_[0] if name in ("msub", "munder", "msubsup", "munderover") else None
+        above = scripts_[-1] if name in ("msup", "mover", "msubsup", "munderover") else None
+        if name == "mover" and (mark := _ACCENTS.get((parts[1].text or "").strip())):
+            return Atom(_accented(self.one(base), mark))
+        if name == "munder" and (parts[1].text or "").strip() in ("⏟", "\u23df"):
+            return Atom(self.one(base))  # the brace itself; its label is the munder around it
+        if name == "munder" and base.tag == "munder" and not self.flat:
+            return Atom(braced(self.one(base), self.one(parts[1])))
+        core = self.row([base])
+        sign = core[0].sign if len(core) == 1 else ""
+        word = (len(core) == 1 and core[0].word) or sign in _BIG
+        inner = _joined(core, tight=True)
+        sub = self.one(below, small=True) if below is not None else None
+        sup = self.one(above, small=True) if above is not None else None
+        if not self.flat and (sign in _BIG - {"∫"} or (word and name.startswith("mund"))):
+            rows = [part for part in (sup, inner, sub) if part]
+            return Atom(stacked(rows, 1 if sup else 0), word=True)
+        closing = sign if sign in _CLOSE or sign == "‖" else ""
+        return Atom(self._script(inner, sub, sup), sign=closing and closing + "^", word=word)
+
+    def _script(self, base: Box, sub: Box | None, sup: Box | None) -> Box:
+        """Small characters where they exist, else below and above the line."""
+        for mark, part, table in (("_", sub, _SMALL), ("^", sup, _RAISED)):
+            text = _inline(part, mark, table, anything=self.flat) if part else None
+            if text is None:
+                continue
+            base = beside([base, box(text)])
+            sub, sup = (None, sup) if mark == "_" else (sub, None)
+        return scripts(base, sub, sup) if sub or sup else base
+
+
+def _leaf(element: ET.Element) -> Atom:
+    text = unicodedata.normalize("NFC", element.text or "")
+    text = "".join(_letter(char) for char in text).replace("\u2061", "")
+    if element.tag == "mtext":
+        return Atom(box(text))
+    text = _WRITTEN.get(text.strip(), text.strip())
+    if len(text) > 1 and text.isalpha():
+        return Atom(box(text), word=True)
+    if element.tag == "mo" or text in _BINARY | _BIG or text in ("‖", "∣"):
+        return Atom(box(text), sign=text, word=text in _BIG)
+    return Atom(box(text))
+
+
+def _letter(char: str) -> str:
+    """Letters of special alphabets (𝔼, 𝒩) as plain ones: few terminal fonts have them."""
+    return unicodedata.normalize("NFKC", char) if ord(char) > 0xFFFF else _WRITTEN.get(char, char)
+
+
+def _inline(part: Box, mark: str, table: dict[str, str], *, anything: bool) -> str | None:
+    if part.height > 1:
+        return None
+    text = part.lines[0]
+    if all(char in table for char in text):
+        return "".join(table[char] for char in text)
+    if width(text) == 1 or text == "KL":
+        return mark + text
+    return f"{mark}{{{text}}}" if anything else None
+
+
+def _accented(base: Box, mark: str) -> Box:
+    if base.height == 1 and base.width:
+        first, rest = base.lines[0][0], base.lines[0][1:]
+        return box(first + mark + rest) if base.width == 1 else box(f"({first}{rest}){mark}")
+    return base
+
+
+def _plain(text: str) -> bool:
+    return width(text) == 1 or text.isdigit()
+
+
+def _wrapped(part: Box, signs: str = "") -> str:
+    text = part.lines[0]
+    closed = not set(text) & set(signs) if signs else _plain(text) or text.isalpha()
+    return text if closed else f"({text})"
+
+
+def _down(sign: Box, inside: Box) -> Box:
+    return (
+        sign
+        if inside.height < 3
+        else Box((*[" "] * inside.base, "√", *[" "] * inside.below), inside.base)
+    )
+
+
+# ---- atoms → lines -----------------------------------------------------------------------------
+
+
+def _grouped(atoms: Sequence[Atom]) -> list[Atom]:
+    """Brackets, and pairs of ‖, become one atom with what is between them."""
+    bars = sum(atom.sign.startswith("‖") for atom in atoms)
+    result: list[list[Atom]] = [[]]
+    opened: list[Atom] = []
+    for atom in atoms:
+        sign = atom.sign.rstrip("^")
+        norm = sign == "‖" and _is_norm(atoms, bars)
+        closes = sign in _CLOSE or (norm and bool(opened) and opened[-1].sign == "‖")
+        if closes and opened:
+            start, inside = opened.pop(), result.pop()
+            result[-1].append(_enclosed(start, inside, atom))
+        elif (sign in _OPEN or norm) and not atom.sign.endswith("^"):
+            opened.append(atom)
+            result.append([])
+        else:
+            result[-1].append(atom)
+    while opened:  # a bracket without its partner stays as it is
+        inside = result.pop()
+        result[-1] += [opened.pop(), *inside]
+    return result[0]
+
+
+def _is_norm(atoms: Sequence[Atom], bars: int) -> bool:
+    return bars % 2 == 0 or any(atom.sign == "‖^" for atom in atoms)
+
+
+def _enclosed(start: Atom, inside: list[Atom], end: Atom) -> Atom:
+    content = _joined(inside)
+    left, right = fence(start.sign, content), fence(end.sign.rstrip("^"), content)
+    if end.sign.endswith("^"):
+        right = _regrown(right, end.box)
+    whole = beside([left, content, right])
+    return Atom(whole, parts=(Atom(box(start.sign)), *inside, Atom(end.box)))
+
+
+def _regrown(tall: Box, scripted: Box) -> Box:
+    """The closing bracket with its script, at the height of the bracket."""
+    text = scripted.lines[scripted.base][1:]
+    if scripted.height > 1 or tall.height == 1:
+        return scripted if tall.height == 1 else tall
+    return Box(
+        (tall.lines[0] + text, *[line + " " * width(text) for line in tall.lines[1:]]), tall.base
+    )
+
+
+def _spaced(atoms: Sequence[Atom]) -> list[Box]:
+    """The boxes of a row with the spaces that belong between them."""
+    boxes: list[Box] = []
+    signs = [atom.sign in _BINARY | {"‖"} for atom in atoms]
+    for i, atom in enumerate(atoms):
+        if not atom.box.lines[0].strip() and any(signs[max(i - 1, 0) : i + 2]):
+            continue  # an operator brings its own spaces
+        before = atoms[i - 1] if i else None
+        unary = atom.sign in _SIGNS and (before is None or before.sign in _BINARY | {",", ";"})
+        if atom.sign in _BINARY | {"‖"} and not unary:
+            boxes.append(beside([box(" " if i else ""), atom.box, box(" ")]))
+        elif atom.sign in {",", ";", ":"}:
+            boxes.append(beside([atom.box, box(" ")]))
+        elif before and before.word and not atom.parts and atom.box.lines[0].strip():
+            boxes.append(beside([box(" "), atom.box]))
+        elif atom.word and before and not before.sign and before.box.lines[-1].strip():
+            boxes.append(beside([box(" "), atom.box]))
+        else:
+            boxes.append(atom.box)
+    return boxes
+
+
+def _joined(atoms: Sequence[Atom], *, tight: bool = False) -> Box:
+    return beside([atom.box for atom in atoms] if tight else _spaced(atoms))
+
+
+def _broken(atoms: Sequence[Atom], columns: int) -> Box:
+    """A row on as many lines as it needs: broken at relations and signs, or inside brackets."""
+    whole = _joined(atoms)
+    if whole.width <= columns or len(atoms) < 2:
+        return whole
+    boxes, lines, indent = _spaced(_opened(atoms, columns)), [[]], box("    ")
+    atoms = _opened(atoms, columns)
+    pieces: list[list[Box]] = [[]]
+    for i, (atom, part) in enumerate(zip(atoms, boxes)):
+        if i and atom.sign in _RELATIONS | _SIGNS:
+            pieces.append([])
+        pieces[-1].append(part)
+    for piece in pieces:
+        here = beside([*lines[-1], *piece])
+        if lines[-1] and here.width > columns:
+            lines.append([indent])
+        lines[-1] += piece
+    rows = [beside(line) for line in lines]
+    wide = max(row.width for row in rows)
+    text = [line + " " * (wide - width(line)) for row in rows for line in row.lines]
+    return Box(tuple(text), rows[0].base)
+
+
+def _opened(atoms: Sequence[Atom], columns: int) -> list[Atom]:
+    """Brackets too wide for a line give up being one piece."""
+    result: list[Atom] = []
+    for atom in atoms:
+        fits = atom.box.width <= columns - 8 or not atom.parts
+        result += [atom] if fits else _opened(atom.parts, columns)
+    return result
