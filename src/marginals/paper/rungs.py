@@ -1,0 +1,54 @@
+"""A linear-Gaussian chain as a :class:`~marginals.ladder.Ladder`, with every draw on record.
+
+The bounds of a real ladder are averages over random latents, but at the latents that were drawn
+they are formulas. So they can be compared, exactly, with the log-densities of
+:mod:`marginals.paper.linear` at the recorded path.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..decoders import GaussianDecoder
+from ..gaussian import Normal
+from ..ladder import Ladder
+from .linear import Chain, down_mean
+
+
+class LinearRung:
+    """x_t as a latent: prior p(x_t | x_{t+1}), posterior q(x_t | x_{t-1}); keeps what was drawn."""
+
+    def __init__(self, chain: Chain, t: int) -> None:
+        self.chain, self.t = chain, t
+        self.drawn: list[Tensor] = []
+
+    def prior(self, above: Any) -> Normal:
+        if self.t == self.chain.steps:
+            return Normal(self.chain.top_mean.unsqueeze(0), 0.5 * self.chain.top_var.log())
+        var = self.chain.var[self.t]
+        return Normal(down_mean(self.chain, above, self.t + 1), 0.5 * var.log())
+
+    def posterior(self, evidence: Any, above: Any) -> Normal:
+        alpha = self.chain.alphas[self.t - 1]
+        return Normal(alpha.sqrt() * evidence, 0.5 * (1.0 - alpha).log())
+
+    def carry(self, z: Tensor, above: Any) -> Tensor:
+        self.drawn.append(z)
+        return z
+
+
+def as_ladder(chain: Chain) -> tuple[Ladder, list[LinearRung]]:
+    """The chain as a bottom-up ladder with a Gaussian decoder, and its rungs, the top one first."""
+    rungs = [LinearRung(chain, t) for t in range(chain.steps, 0, -1)]
+
+    def decode(x_1: Tensor) -> Tensor:
+        mean = down_mean(chain, x_1, 1)
+        return torch.cat([mean, (0.5 * chain.var[0].log()).expand_as(mean)], 1)
+
+    return Ladder(rungs, decode, GaussianDecoder(), posterior="bottom_up"), rungs
+
+
+def drawn_path(x0: Tensor, rungs: list[LinearRung], walk: int = 0) -> Tensor:
+    """The path (B, T + 1, D) of one walk: x_0 (B, D), then what each rung drew, lowest first."""
+    return torch.stack([x0, *(rung.drawn[walk] for rung in reversed(rungs))], 1)
