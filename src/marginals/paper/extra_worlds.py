@@ -6,6 +6,7 @@ for smooth functions that vanish at both ends is exact to rounding.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,3 +64,10 @@ def flat_bumps(scaling: Scaling = VP) -> Mixture:
     labels = torch.tensor([0, 1, 0, 1])
     weights = numbers(0.2, 0.35, 0.3, 0.15)
     return Mixture(means, numbers(0.4, 0.6, 0.3, 0.5), weights, labels, scaling)
+
+
+def gauss(low: float, high: float, count: int = 40) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (count,) of Gauss–Legendre quadrature between two numbers."""
+    x, weights = np.polynomial.legendre.leggauss(count)
+    half = 0.5 * (high - low)
+    return torch.from_numpy(low + half * (x + 1.0)), torch.from_numpy(half * weights)
