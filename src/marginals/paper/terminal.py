@@ -15,7 +15,7 @@ from .boxes import Box, beside, box, braced, fence, fraction, scripts, stacked, 
 from .mathml import parse
 
 _SMALL = dict(zip("0123456789+−=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
-_RAISED = dict(zip("0123456789+−=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ")) | {"⊤": "ᵀ", "′": "′"}
+_RAISED = dict(zip("0123456789+−=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ")) | {"⊤": "ᵀ", "′": "′", "*": "*"}
 _ACCENTS = {"^": "\u0302", "ˆ": "\u0302", "¯": "\u0304", "‾": "\u0304", "~": "\u0303"}
 _ACCENTS |= {"˜": "\u0303", "˙": "\u0307", "→": "\u20d7", "―": "\u0304", "_": "\u0304"}
 _RELATIONS = set("=≠≤≥<>≈≡∝→←∼⟺⇒⇔≔⟶⟹↔") | {":="}
@@ -269,13 +269,18 @@ def _spaced(atoms: Sequence[Atom]) -> list[Box]:
             boxes.append(beside([box(" " if i else ""), atom.box, box(" ")]))
         elif atom.sign in {",", ";", ":"}:
             boxes.append(beside([atom.box, box(" ")]))
-        elif before and before.word and not atom.parts and atom.box.lines[0].strip():
-            boxes.append(beside([box(" "), atom.box]))
-        elif atom.word and before and not before.sign and before.box.lines[-1].strip():
+        elif _apart(before, atom):
             boxes.append(beside([box(" "), atom.box]))
         else:
             boxes.append(atom.box)
     return boxes
+
+
+def _apart(before: Atom | None, atom: Atom) -> bool:
+    """Whether a word or a fraction stands on either side of the gap."""
+    if before is None or not atom.box.lines[0].strip() or not before.box.lines[-1].strip():
+        return False
+    return (before.word and not atom.parts) or (atom.word and not before.sign)
 
 
 def _joined(atoms: Sequence[Atom], *, tight: bool = False) -> Box:
