@@ -19,9 +19,12 @@ MAY_IMPORT = {
     "data": {"errors", "core", "io"},
     "metrics": {"errors", "core", "nn", "io", "data"},
     "train": {"errors", "core", "nn", "io", "data", "metrics"},
+    "compare": {"errors", "core", "nn", "io", "data", "metrics", "train"},
     "demo": {"errors", "core", "nn", "io", "data", "metrics", "train"},
     "paper": {"errors", "core", "nn", "io"},
-    "commands": {"errors", "core", "nn", "io", "data", "metrics", "train", "demo", "paper"},
+    "commands": {
+        "errors", "core", "nn", "io", "data", "metrics", "train", "compare", "demo", "paper",
+    },
     "cli": {"errors", "commands"},
 }
 MAX_LINES = 320

@@ -184,9 +184,8 @@ def test_a_route_over_batches_is_the_route_over_all_pictures():
     """Means and terms are over pictures, not over batches of different sizes."""
     import torch
 
-    from marginals.commands.evaluate import _row
-    from marginals.demo.likelihoods import Route
     from marginals.likelihood import Bound
+    from marginals.metrics.routes import Route, together
 
     def route(part: slice) -> Route:
         cut = {name: nats[part] for name, nats in terms.items()}
@@ -197,11 +196,11 @@ def test_a_route_over_batches_is_the_route_over_all_pictures():
         "prior": torch.arange(5.0).double(),
         "denoising": torch.tensor([9.0, 1, 4, 1, 5]).double(),
     }
-    whole, parts = _row([route(slice(5))]), _row([route(slice(3)), route(slice(3, 5))])
-    assert parts["bits_per_dim"] == pytest.approx(whole["bits_per_dim"], rel=1e-9)
-    assert parts["stderr"] == pytest.approx(whole["stderr"], rel=1e-9)
-    assert parts["terms"] == pytest.approx(whole["terms"], rel=1e-9)
-    assert sum(whole["terms"].values()) == pytest.approx(whole["bits_per_dim"], rel=1e-9)
+    whole, parts = together([route(slice(5))]), together([route(slice(3)), route(slice(3, 5))])
+    assert parts.mean == pytest.approx(whole.mean, rel=1e-9)
+    assert parts.stderr == pytest.approx(whole.stderr, rel=1e-9)
+    assert parts.terms == pytest.approx(whole.terms, rel=1e-9)
+    assert sum(whole.terms.values()) == pytest.approx(whole.mean, rel=1e-9)
 
 
 def test_eval_measures_samples(run: Path, said, monkeypatch):
@@ -238,7 +237,7 @@ def test_eval_measures_samples(run: Path, said, monkeypatch):
 def test_a_kept_classifier_serves_only_its_own_pictures():
     import torch
 
-    from marginals.commands.evaluate import _judge_name
+    from marginals.compare.quality import _judge_name
     from marginals.data.pictures import Pictures
 
     def part(value: int, classes: tuple[str, ...] = ("a", "b")) -> Pictures:
@@ -265,7 +264,7 @@ def test_eval_reports_what_it_cannot_measure(run: Path, tmp_path, said, monkeypa
     monkeypatch.setattr(classifier, "train_classifier", never)
     load = marginals.data.load
     monkeypatch.setattr(marginals.data, "load", lambda *a, **k: load(*a, **(k | {"held_out": 1})))
-    monkeypatch.setattr("marginals.commands.evaluate._unchanged", lambda *_: None)
+    monkeypatch.setattr("marginals.compare.held_out._unchanged", lambda *_: None)
     few = ("--pictures", 2, "--levels", 2, "--ode-steps", 1, "--samples", 3, "--steps", 1)
     code, out, err = said("eval", model, *few, "--json")
     assert code == 0, err
@@ -363,7 +362,8 @@ def test_a_class_name_cannot_leave_the_folder():
     from marginals.commands.sample import Sample
 
     classes = ("../../../esc", "a/b", "a-b", "été", "..")
-    names = [Sample(model=Path("run"), label=name)._name(classes, "cafe") for name in classes]
+    made = {"solver": "ddim", "steps": 5, "model_hash": "cafe"}
+    names = [Sample(model=Path("run"), label=name)._name(classes, made) for name in classes]
     assert len(set(names)) == len(classes) and "été" in names[3]
     assert not any(set("/\\.") & set(name) for name in names)
 

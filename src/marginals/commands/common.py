@@ -3,7 +3,6 @@
 import difflib
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from marginals.errors import MarginalsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from marginals.models import Model
+    from marginals.generative import Generative
     from marginals.sampling import Progress
 
 Run = Positional[
@@ -88,7 +87,7 @@ def find_model(run: Path) -> Path:
     return path
 
 
-def load(run: Path) -> "Model":
+def load(run: Path) -> "Generative":
     """The trained model RUN means, ready for use, on the GPU if there is one."""
     import torch
 
@@ -97,37 +96,64 @@ def load(run: Path) -> "Model":
     return load_model(find_model(run), "cuda" if torch.cuda.is_available() else "cpu")
 
 
+def walk_settings(
+    model: "Generative",
+    solver: str | None,
+    steps: int | None,
+    guidance: float,
+    temperature: float | None = None,
+) -> dict[str, Any]:
+    """How this kind of model is sampled; settings that mean nothing to it are refused.
+
+    A diffusion model is walked: {"solver", "steps", "guidance"}. A ladder draws every rung once:
+    {"temperature"}.
+    """
+    from marginals.models import Model
+
+    if isinstance(model, Model):
+        if temperature is not None:
+            raise MarginalsError(
+                "--temperature is for ladders of latents, like VAEs; to change the pictures of a "
+                "diffusion model use --guidance"
+            )
+        return {"solver": solver or "dpmpp_2m", "steps": steps or 20, "guidance": guidance}
+    given = {"--solver": solver, "--steps": steps}
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise MarginalsError(
+            f"{wrong[0]} is for diffusion models; this one is a ladder of latents, like a VAE, and "
+            "draws a picture in one go: leave it out"
+        )
+    if guidance != 1.0:
+        raise MarginalsError(
+            "--guidance is for diffusion models; for more typical pictures of a ladder of latents "
+            "give a --temperature below 1"
+        )
+    return {"temperature": 1.0 if temperature is None else temperature}
+
+
 def draw(
-    model: "Model",
+    model: "Generative",
     count: int,
-    solver: str,
-    steps: int,
+    walk: dict[str, Any],
     seed: int,
     cond: "Tensor | None",
-    guidance: float,
     batch: int = 64,
 ) -> "Tensor":
-    """Pictures (count, C, H, W), with one progress bar over all steps of all batches."""
+    """Pictures (count, C, H, W) by the settings of `walk_settings`; a walk has a progress bar."""
     from tqdm import tqdm
 
     from marginals.io import registry
 
-    with tqdm(desc=f"{solver}, {steps} steps", unit=" evaluations") as bar:
+    if "solver" not in walk:
+        return model.sample(count, seed=seed, cond=cond, batch=batch, **walk).x
+    with tqdm(desc=f"{walk['solver']}, {walk['steps']} steps", unit=" evaluations") as bar:
 
         def show(progress: "Progress") -> None:
             bar.total = progress.total * -(-count // batch)
             bar.update()
 
-        result = model.sample(
-            count,
-            steps=steps,
-            solver=registry.solver(solver),
-            seed=seed,
-            cond=cond,
-            guidance=guidance,
-            batch=batch,
-            callback=show,
-        )
+        options = walk | {"solver": registry.solver(walk["solver"]), "callback": show}
+        result = model.sample(count, seed=seed, cond=cond, batch=batch, **options)
     return result.x
 
 
@@ -180,11 +206,6 @@ def to_json(value: Any) -> str:
         raise MarginalsError(
             "one of the numbers is NaN or infinite, and JSON has no word for that; leave --json out"
         ) from None
-
-
-def safe_name(name: str, longest: int = 40) -> str:
-    """`name` as a part of a file name: letters, digits, _ and - stay, all else becomes -."""
-    return re.sub(r"[^\w-]+", "-", name).strip("-")[:longest] or "nameless"
 
 
 def flag(argv: list[str], name: str) -> str | None:

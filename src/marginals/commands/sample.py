@@ -16,12 +16,15 @@ from marginals.commands.common import (
     draw,
     find_model,
     load,
-    safe_name,
+    walk_settings,
 )
 from marginals.errors import MarginalsError
+from marginals.io.atomic import safe_name
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from marginals.generative import Generative
 
 
 class Sample(Command):
@@ -36,6 +39,7 @@ class Sample(Command):
       marginals sample runs/fashion --label trouser -n 16 --guidance 1.5
       marginals sample runs/fashion --solver ddpm --steps 250 --seed 7 --out pictures
       marginals sample runs/fashion --solver euler --steps 50 --scaling flow
+      marginals sample runs/fashion-vae --temperature 0.8
     """
 
     model: Run
@@ -43,14 +47,18 @@ class Sample(Command):
     """How many pictures."""
     label: Annotated[str | None, arg(metavar="NAME|INDEX")] = None
     """A class by name or index, or `none`; by default every class in turn."""
-    solver: Annotated[str, arg(metavar="NAME")] = "dpmpp_2m"
-    """ddpm, ddim, euler, heun, dpmpp_2m, euler_maruyama or langevin."""
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Solver steps: more are slower and better."""
+    solver: Annotated[str | None, arg(metavar="NAME")] = None
+    """ddpm, ddim, euler, heun, dpmpp_2m, euler_maruyama or langevin; by default dpmpp_2m."""
+    steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
+    """Solver steps: more are slower and better; by default 20."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     """Above 1, pictures more typical of their class; 1 samples the model as it is, 0 no class."""
+    temperature: Annotated[
+        float | None, arg(metavar="FLOAT"), Field(ge=0, le=10, allow_inf_nan=False)
+    ] = None
+    """For VAEs: below 1, latents nearer to the middle and smoother pictures; by default 1."""
     scaling: Annotated[Literal["vp", "ve", "flow", "sub_vp"] | None, arg(metavar="NAME")] = None
     """Units to walk in: vp, ve, flow or sub_vp; by default the model's own."""
     batch: Annotated[int, Field(ge=1)] = 64
@@ -61,28 +69,42 @@ class Sample(Command):
     def run(self) -> int:
         import torch
 
-        from marginals.io.registry import scaling, solver
+        from marginals.io.registry import solver
 
-        solver(self.solver)  # a mistyped name should not wait for the model
+        if self.solver is not None:
+            solver(self.solver)  # a mistyped name should not wait for the model
         path = find_model(self.model)
         model = load(path)
+        walk = walk_settings(model, self.solver, self.steps, self.guidance, self.temperature)
         classes = model.data.classes if model.data else ()
         index = None if self.label is None else class_index(self.label, classes)
         check_guidance(path, self.guidance, classes, index)
         labels = self._labels(classes, index)
-        twin = model.convert(scaling(self.scaling)) if self.scaling else model
+        twin = self._presented(model)
         cond = None if labels is None else torch.tensor(labels)
-        parameters = self._parameters(path)
-        out = self.out or path.parent / "pictures" / self._name(classes, parameters["model_hash"])
+        parameters = walk | self._parameters(path)
+        out = self.out or path.parent / "pictures" / self._name(classes, parameters)
         _require_ours(out, parameters)
-        pictures = draw(
-            twin, self.count, self.solver, self.steps, self.seed, cond, self.guidance, self.batch
-        )
+        pictures = draw(twin, self.count, walk, self.seed, cond, self.batch)
         captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
         seeds = range(self.seed, self.seed + self.count)
         _save(out, pictures, captions, seeds, parameters)
         print(f"{self.count} pictures in {out}, together in {out / 'grid.png'}")
         return 0
+
+    def _presented(self, model: "Generative") -> "Generative":
+        """The model in the units asked for."""
+        from marginals.io.registry import scaling
+        from marginals.models import Model
+
+        if self.scaling is None:
+            return model
+        if not isinstance(model, Model):
+            raise MarginalsError(
+                "--scaling is for diffusion models; a ladder of latents, like a VAE, has no noise "
+                "levels and no units: leave it out"
+            )
+        return model.convert(scaling(self.scaling))
 
     def _labels(self, classes: Sequence[str], index: int | None) -> list[int] | None:
         """The class of every picture, -1 for no class; None for a model without classes."""
@@ -92,21 +114,23 @@ class Sample(Command):
             return [index] * self.count
         return [(self.seed + i) % len(classes) for i in range(self.count)]  # belongs to the seed
 
-    def _name(self, classes: Sequence[str], model: str) -> str:
+    def _name(self, classes: Sequence[str], made: dict[str, Any]) -> str:
         """A folder name for the settings and the model, whatever the classes are called."""
-        settings = [self.solver, str(self.steps), f"seed{self.seed}"]
+        walked = "solver" in made
+        settings = [made["solver"], str(made["steps"])] if walked else ["latents"]
+        settings += [f"seed{self.seed}"]
         if self.label is not None:
             index = class_index(self.label, classes)
             settings += [f"{index}-{safe_name(classes[index])}" if index >= 0 else "none"]
         settings += [f"guidance{self.guidance:g}"] if self.guidance != 1.0 else []
+        settings += [f"temperature{self.temperature:g}"] if self.temperature is not None else []
         settings += [self.scaling] if self.scaling else []
-        return "-".join([*settings, model])
+        return "-".join([*settings, made["model_hash"]])
 
     def _parameters(self, path: Path) -> dict[str, Any]:
         """What a PNG says about its making, apart from its own seed and label."""
-        used = {"solver", "steps", "guidance", "scaling"}
         model = {"model": f"{path.resolve().parent.name}/{path.name}", "model_hash": _hash(path)}
-        return self.model_dump(include=used, exclude_none=True) | model
+        return model | ({"scaling": self.scaling} if self.scaling else {})
 
 
 def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
@@ -128,7 +152,7 @@ def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
             )
 
 
-_SAME = ("model_hash", "solver", "steps", "guidance", "scaling")
+_SAME = ("model_hash", "solver", "steps", "guidance", "temperature", "scaling")
 """What the pictures of one folder have in common."""
 
 

@@ -8,44 +8,15 @@ picture is hard for both.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from marginals.likelihood import Bound
+from marginals.metrics.routes import Effort, Route, dequantised, diffusion_routes, generator
 from marginals.models import Model
-from marginals.noise import stream_seed
-from marginals.pixels import dequantise
 
 __all__ = ["Difference", "Likelihoods", "Route", "cost", "difference", "measure"]
 
 Tick = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way to the likelihood; ``bound`` holds the numbers of every picture."""
-
-    key: str
-    title: str
-    bound: Bound
-    equations: str
-
-    @property
-    def kind(self) -> str:
-        """What kind of number it is, in the words of the table."""
-        pixels = "dequantised" if self.bound.density else "whole numbers"
-        return f"{self.bound.kind}, {pixels}"
-
-    def terms(self) -> dict[str, float]:
-        """The parts of the mean in bits/dim; they add up to it. Pixel bins cost 7 bits."""
-        bits = {
-            name: float(-nats.mean() / (self.bound.dims * _LN2))
-            for name, nats in self.bound.terms.items()
-        }
-        return bits | ({"pixel bins": 7.0} if self.bound.density else {})
-
-
-_LN2 = 0.6931471805599453
 
 
 @dataclass(frozen=True)
@@ -101,48 +72,9 @@ def measure(
     tick: Tick,
 ) -> Likelihoods:
     """All routes for stored pictures uint8 (B, C, H, W), dequantised once for all of them."""
-    x = dequantise(
-        pixels, torch.rand(pixels.shape, generator=_generator(seed, 0)).to(pixels.device)
-    )
-
-    def each(done: int, total: int) -> None:
-        tick(len(x))
-
-    def options(draw: int) -> dict[str, object]:
-        return {"generator": _generator(seed, draw), "tick": each}
-
-    routes = {
-        "discrete": Route(
-            "discrete",
-            f"discrete-time ELBO, T = {levels}",
-            model.discrete_elbo(x, cond, steps=levels, **options(1)),
-            "Luo Eqs. 58, 85, 110, 130",
-        ),
-        "discrete_2": Route(
-            "discrete_2",
-            f"discrete-time ELBO, T = {2 * levels}",
-            model.discrete_elbo(x, cond, steps=2 * levels, **options(2)),
-            "Luo Eqs. 58, 85, 110, 130",
-        ),
-        "continuous": Route(
-            "continuous",
-            "continuous-time ELBO (T → ∞)",
-            model.elbo(x, cond, samples=levels, **options(3)),
-            "Luo Eq. 58 with T → ∞; Kingma et al. 2021",
-        ),
-        "ode": Route(
-            "ode",
-            "probability-flow ODE",
-            model.log_prob(x, cond, steps=ode_steps, generator=_generator(seed, 4), tick=each),
-            "Song et al. 2021, Eq. 39; score from Luo Eq. 151",
-        ),
-        "decoder": Route(
-            "decoder",
-            "continuous-time ELBO, 256-way decoder",
-            model.elbo(pixels, cond, samples=levels, **options(5)),
-            "Luo Eq. 58 with the decoder of Kingma et al. 2021",
-        ),
-    }
+    effort = Effort(levels=levels, ode_steps=ode_steps, chain=False)
+    routes = {r.key: r for r in diffusion_routes(model, pixels, cond, effort, seed, tick)}
+    x = dequantised(pixels, seed)
     error = _ode_error(model, x, cond, ode_steps, seed, routes["ode"].bound, tick)
     return Likelihoods(routes, len(x), levels, error)
 
@@ -167,11 +99,7 @@ def _ode_error(
         x[:few],
         None if cond is None else cond[:few],
         steps=max(1, steps // 2),
-        generator=_generator(seed, 4),
+        generator=generator(seed, 4),
         tick=each,
     )
     return float((coarse.bits_per_dim() - fine.bits_per_dim()[:few]).mean())
-
-
-def _generator(seed: int, draw: int) -> torch.Generator:
-    return torch.Generator().manual_seed(stream_seed(seed, draw))

@@ -144,3 +144,8 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def safe_name(name: str, longest: int = 40) -> str:
+    """`name` as a part of a file name: letters, digits, _ and - stay, all else becomes -."""
+    return re.sub(r"[^\w-]+", "-", name).strip("-")[:longest] or "nameless"

@@ -1,0 +1,1 @@
+"""Trained models measured, and set beside each other."""
