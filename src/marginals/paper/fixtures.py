@@ -107,6 +107,15 @@ class Steps:
         v, c = 1.0 - self.prev, self.a.sqrt() * (1.0 - self.prev)
         return v - c**2 / (1.0 - self.bar)
 
+    @cached_property
+    def x_hat(self) -> Tensor:
+        """x̂_θ(x_t, t), the guess of a network that nobody trained, (B, 3)."""
+        return network(3)(self.x_t, self.t.lam)
+
+    def loss(self, left: Tensor, right: Tensor | float = 0.0) -> Tensor:
+        """‖left − right‖²/(2σ_q²), (B,)."""
+        return ((left - right) ** 2).sum(1) / (2.0 * self.var_q.squeeze(1))
+
     def mean_q(self, x0: Tensor) -> Tensor:
         """μ_q for a picture x0, (B, 3), by conditioning the same joint: m + (c/w)·(x_t − n)."""
         share = self.a.sqrt() * (1.0 - self.prev) / (1.0 - self.bar)
