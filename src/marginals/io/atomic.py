@@ -21,7 +21,7 @@ from typing import Any
 
 from marginals.errors import MarginalsError
 
-__all__ = ["atomic_write", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_write", "safe_name", "write_bytes", "write_json", "write_text"]
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
