@@ -16,7 +16,7 @@ from marginals.train.config import PRESETS, TrainConfig
         ({"images": 1, "minutes": 1}, "exactly one of images and minutes"),
         ({"images": 1, "lr": -1}, "lr should be greater than 0 (it is -1)"),
         ({"images": 1, "ema_halflife": 3}, "'ema_halflife'; did you mean 'ema_half_life'"),
-        ({"images": 1, "model": "gan"}, "model should be 'ddpm'"),
+        ({"images": 1, "model": "gan"}, "model should be 'vae'"),
         ({"minutes": float("inf")}, "minutes should be a finite number"),
         ({"images": 0}, "images should be greater than or equal to 1"),
         ({"images": 1, "data": " "}, "name a data set, a folder"),

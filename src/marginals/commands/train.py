@@ -8,7 +8,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from marginals.commands.common import flag
 from marginals.errors import MarginalsError
-from marginals.train.config import PRESETS, TrainConfig
+from marginals.train.config import PRESETS, TrainConfig, fitting, presets
 
 
 class Train(TrainConfig):
@@ -20,6 +20,7 @@ class Train(TrainConfig):
     Examples:
       marginals train --data fashion --minutes 10 --out runs/fashion
       marginals train --data path/to/pictures --size 32 --minutes 60
+      marginals train --model hvae --data fashion --minutes 10
       marginals train --config runs/fashion/config.yaml --seed 1 --out runs/again
       marginals train --resume runs/fashion --images 400000
     """
@@ -50,7 +51,7 @@ class Train(TrainConfig):
         elif config is not None:
             values = _read(Path(config))
         else:
-            values = _preset(preset, flag(argv, "--minutes"))
+            values = _preset(preset, flag(argv, "--minutes"), flag(argv, "--model") or "v")
         # A budget among the flags replaces the one that comes from elsewhere.
         for given, other in (("images", "minutes"), ("minutes", "images")):
             if flag(argv, f"--{given}") is not None:
@@ -72,15 +73,14 @@ def _read(path: Path) -> dict[str, Any]:
     return TrainConfig.from_yaml(path).model_dump()
 
 
-def _preset(name: str | None, minutes: str | None) -> dict[str, Any]:
-    """The named preset, or the largest whose time fits into `minutes` (None: 10)."""
+def _preset(name: str | None, minutes: str | None, model: str) -> dict[str, Any]:
+    """The named preset of a model, or the largest whose time fits into `minutes` (None: 10)."""
     if name is not None:
         if name not in PRESETS:
             raise MarginalsError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-        return dict(PRESETS[name])
+        return dict(presets(model)[name])
     try:
         asked = 10.0 if minutes is None else float(minutes)
     except ValueError:
         asked = 10.0  # tyro says what is wrong with it
-    fitting = [p for p in PRESETS.values() if p["minutes"] <= asked]
-    return dict(fitting[-1] if fitting else next(iter(PRESETS.values())))
+    return fitting(model, asked)

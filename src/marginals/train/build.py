@@ -41,20 +41,20 @@ def build_model(config: TrainConfig, stats: DataStats) -> Model:
 def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
     classes = len(stats.classes)
     channels, height, width = stats.shape
-    if config.network == "mlp":
+    network = config.network or "demo"
+    if network == "mlp":
         fixed: dict[str, Any] = {"dim": channels * height * width, "num_classes": classes}
         return _construct(MLP, fixed, config.network_options)
-    if config.network not in PRESETS:
+    if network not in PRESETS:
         raise MarginalsError(
-            f"there is no network preset {config.network!r}; choose one of "
-            f"{', '.join([*PRESETS, 'mlp'])}"
+            f"there is no network preset {network!r}; choose one of {', '.join([*PRESETS, 'mlp'])}"
         )
     if height != width:
         raise MarginalsError(
             f"the pictures are {width}x{height}, but the network takes squares; give a size"
         )
     fixed = {"channels": channels, "size": height, "num_classes": classes}
-    return _construct(UNet, fixed, PRESETS[config.network] | config.network_options)
+    return _construct(UNet, fixed, PRESETS[network] | config.network_options)
 
 
 def _construct(kind: type[nn.Module], fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:

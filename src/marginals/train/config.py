@@ -18,9 +18,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_text
 
-__all__ = ["PRESETS", "ModelName", "TrainConfig"]
+__all__ = [
+    "LADDERS",
+    "LADDER_PRESETS",
+    "PRESETS",
+    "SAMPLE_STEPS",
+    "ModelName",
+    "TrainConfig",
+    "fitting",
+    "presets",
+]
 
-ModelName = Literal["ddpm", "vdm", "v", "edm", "flow", "score", "score_ve", "score_sub_vp"]
+ModelName = Literal[
+    "vae", "hvae", "ddpm", "iddpm", "vdm", "v", "score", "edm", "flow", "score_ve", "score_sub_vp"
+]
+DecoderName = Literal["logistic", "categorical", "gaussian", "bernoulli"]
+
+LADDERS = ("vae", "hvae")
+"""Models whose latents are learned; all others are diffusion models, whose latents are noise."""
 
 # Settings that may change when a run continues: they do not reach into the arithmetic of a step.
 # The length is one of them, so that a finished run can be trained for longer.
@@ -28,6 +43,12 @@ _FREE_ON_RESUME = {
     "images", "minutes", "save_every", "sample_every", "log_every", "samples", "sample_steps",
     "out", "threads",
 }  # fmt: skip
+
+SAMPLE_STEPS = 20
+"""Solver steps of the sample strip where nothing else is asked for."""
+
+_FOR_LADDERS = ("decoder", "beta", "free_bits", "kl_warmup")
+_FOR_DIFFUSION = ("sample_steps", "compile")
 
 # Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
 # a GPU sees more images in the same time and may take a larger network).
@@ -37,6 +58,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     "1h": {"minutes": 60, "network": "small", "batch": 128, "lr": 1e-3},
     "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
 }
+
+# The same budgets for VAEs, which bring their own networks (`marginals.nn.presets`).
+LADDER_PRESETS: dict[str, dict[str, Any]] = {
+    "2min": {"minutes": 2, "batch": 64, "lr": 2e-3, "decay": 0.6},
+    "10min": {"minutes": 10, "batch": 64, "lr": 2e-3, "decay": 0.6},
+    "1h": {"minutes": 60, "batch": 64, "lr": 1e-3},
+    "overnight": {"minutes": 600, "batch": 128, "lr": 5e-4},
+}
+
+
+def presets(model: str) -> dict[str, dict[str, Any]]:
+    """The budgets by name, with the settings that suit this kind of model."""
+    return LADDER_PRESETS if model in LADDERS else PRESETS
+
+
+def fitting(model: str, minutes: float) -> dict[str, Any]:
+    """The settings of the largest preset whose time fits into `minutes`, or of the smallest."""
+    all_of_them = list(presets(model).values())
+    small_enough = [preset for preset in all_of_them if preset["minutes"] <= minutes]
+    return dict(small_enough[-1] if small_enough else all_of_them[0])
 
 
 class TrainConfig(BaseModel):
@@ -55,11 +96,21 @@ class TrainConfig(BaseModel):
     """Learn the classes too, where the data has them."""
 
     model: ModelName = "v"
-    """What to train: the named system decides schedule, prediction and loss weights."""
-    network: str = "demo"
-    """Name of a network preset."""
+    """What to train: vae and hvae learn their latents; for all others, which are diffusion models,
+    the name decides schedule, prediction and loss weights."""
+    network: str | None = None
+    """Name of a network preset; by default the one that suits the model."""
     network_options: dict[str, Any] = Field(default_factory=dict)
     """Single settings of the network that replace those of the preset."""
+
+    decoder: DecoderName | None = None
+    """vae, hvae: the law of a pixel given the latents; by default logistic (in 256 bins)."""
+    beta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """vae, hvae: weight of the latents' KL in the loss; 1, the default, is the ELBO."""
+    free_bits: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """vae, hvae: nats that every rung of latents may use for nothing; by default 0."""
+    kl_warmup: int | None = Field(default=None, ge=0)
+    """vae, hvae: images over which beta rises from 0; by default 0."""
 
     images: int | None = Field(default=None, ge=1)
     """How many images to train on (each showing of a picture counts)."""
@@ -104,8 +155,8 @@ class TrainConfig(BaseModel):
     """Images between lines of log.jsonl; by default a hundredth of the run."""
     samples: int = Field(default=8, ge=1, le=64)
     """Pictures in a row of the sample strip."""
-    sample_steps: int = Field(default=20, ge=1, le=1000)
-    """Solver steps for the sample strip."""
+    sample_steps: int | None = Field(default=None, ge=1, le=1000)
+    """Solver steps for the sample strip of a diffusion model; by default 20."""
     out: str | None = None
     """Folder of the run; by default runs/DATA-MODEL, numbered."""
 
@@ -137,12 +188,21 @@ class TrainConfig(BaseModel):
             raise ValueError("give exactly one of images and minutes, which say how long to train")
         return self
 
+    @model_validator(mode="after")
+    def _options_mean_something(self) -> Self:
+        ladder = self.model in LADDERS
+        for name in _FOR_DIFFUSION if ladder else _FOR_LADDERS:
+            if getattr(self, name) not in (None, False):
+                whose = "diffusion models" if ladder else "vae and hvae"
+                raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
+        return self
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
         """The settings for a time budget ("2min", "10min", "1h", "overnight"), with `changes`."""
         if name not in PRESETS:
             raise MarginalsError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-        values = PRESETS[name] | changes
+        values = presets(changes.get("model", "v"))[name] | changes
         if changes.get("images") is not None:
             values.pop("minutes")
         return cls(**values)

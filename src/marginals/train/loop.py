@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import save_model
 from marginals.train import records
-from marginals.train.config import TrainConfig
+from marginals.train.config import SAMPLE_STEPS, TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
 from marginals.train.levels import LevelMeter
@@ -64,7 +64,8 @@ class Trainer:
         self.sample_every = (
             max(self.total // 6, 1) if config.sample_every is None else config.sample_every
         )
-        self.snapshots = Snapshots(folder, config.samples, config.sample_steps, config.seed)
+        steps = config.sample_steps or SAMPLE_STEPS
+        self.snapshots = Snapshots(folder, config.samples, steps, config.seed)
         self.meter = LevelMeter()
         self._saved: int | None = None
         self._logged_at = (state.images_seen, time.monotonic())

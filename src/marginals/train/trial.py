@@ -11,7 +11,7 @@ import torch
 
 from marginals.generative import Generative
 from marginals.models import Model
-from marginals.train.config import TrainConfig
+from marginals.train.config import SAMPLE_STEPS, TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
 from marginals.train.setup import make_optimizer
@@ -80,7 +80,7 @@ def _time_strip(config: TrainConfig, model: Generative) -> float:
         model.sample(config.samples, cond=labels)
         return time.monotonic() - then
     model.sample(config.samples, steps=1, cond=labels)
-    return (time.monotonic() - then) * config.sample_steps
+    return (time.monotonic() - then) * (config.sample_steps or SAMPLE_STEPS)
 
 
 def _no_labels(count: int, model: Generative) -> torch.Tensor | None:
