@@ -131,9 +131,10 @@ class Translate(Command):
     """The noise level at which values are shown: the log signal-to-noise ratio λ."""
 
     def run(self) -> int:
-        from marginals.paper.translate import find, words
+        from marginals.paper.translate import find, key, words
 
-        print("\n\n".join(words(quantity, self.lam) for quantity in find(self.quantity)))
+        blocks = [words(quantity, self.lam) for quantity in find(self.quantity)]
+        print("\n\n".join([key(self.lam), *blocks]))
         return 0
 
 
