@@ -64,7 +64,7 @@ def _noise_error(
     _, alpha, sigma = (expand(value, x0) for value in denoiser.scaling(lam))
     error = sum_dims((denoiser(alpha * x0 + sigma * eps, lam, cond).eps - eps).square())
     log_var = 2.0 * math.log(prior.std) if prior.std > 0 else -math.inf
-    weight = torch.sigmoid(torch.as_tensor(lam) + log_var).square()
+    weight = torch.sigmoid(torch.as_tensor(lam, dtype=torch.float64) + log_var).square()
     return error - weight.to(error) * (sum_dims(eps.square()) - eps[0].numel())
 
 
