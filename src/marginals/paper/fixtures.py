@@ -112,6 +112,16 @@ class Steps:
         """x̂_θ(x_t, t), the guess of a network that nobody trained, (B, 3)."""
         return network(3)(self.x_t, self.t.lam)
 
+    @cached_property
+    def eps_hat(self) -> Tensor:
+        """ε̂_θ(x_t, t) of another such network, (B, 3)."""
+        return network(13)(self.x_t, self.t.lam)
+
+    @cached_property
+    def s_hat(self) -> Tensor:
+        """s_θ(x_t, t) of a third one, (B, 3)."""
+        return network(23)(self.x_t, self.t.lam)
+
     def loss(self, left: Tensor, right: Tensor | float = 0.0) -> Tensor:
         """‖left − right‖²/(2σ_q²), (B,)."""
         return ((left - right) ** 2).sum(1) / (2.0 * self.var_q.squeeze(1))
@@ -164,7 +174,7 @@ class OnALine:
     ``x0``, ``mass``: (N,), the grid of clean values and its probabilities.
     """
 
-    def __init__(self, count: int = 1601, reach: float = 8.0) -> None:
+    def __init__(self, count: int = 801, reach: float = 8.0) -> None:
         self.x0 = torch.linspace(-reach, reach, count, dtype=torch.float64)
         bumps = [
             w * torch.exp(-0.5 * ((self.x0 - m) / s) ** 2) / (s * math.sqrt(2.0 * math.pi))
@@ -200,7 +210,14 @@ class OnALine:
         (slope,) = torch.autograd.grad(self.density(y, bar).log().sum(), y)
         return slope
 
-    def places(self, bar: float, count: int = 801) -> tuple[Tensor, Tensor]:
+    def step_back(self, x: Tensor, bar: float, prev: float) -> Tensor:
+        """E[x_{t−1} | x_t = x], (M, 1), by Bayes' rule on a grid of x_{t−1}."""
+        y, share = self.places(prev)
+        a = bar / prev
+        joint = share.T * torch.exp(-0.5 * (x - math.sqrt(a) * y.T) ** 2 / (1.0 - a))
+        return joint @ y / joint.sum(1, keepdim=True)
+
+    def places(self, bar: float, count: int = 401) -> tuple[Tensor, Tensor]:
         """A grid of x_t (M, 1) and its probabilities (M, 1), to average over p(x_t)."""
         reach = 5.0 * math.sqrt(bar) + 7.0 * math.sqrt(1.0 - bar)
         x = torch.linspace(-reach, reach, count, dtype=torch.float64).unsqueeze(1)
