@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .scaling import SUB_VP as SUB_VP
     from .scaling import VE as VE
     from .scaling import VP as VP
+    from .autoencoders import hvae as hvae
+    from .autoencoders import vae as vae
 
 # public name -> the module that defines it
 _HOME = {
@@ -49,10 +51,12 @@ _HOME = {
     "VP": "scaling",
     "ddpm": "formulations",
     "edm": "formulations",
+    "hvae": "autoencoders",
     "rectified_flow": "formulations",
     "sample": "sampling",
     "score_sde": "formulations",
     "v_diffusion": "formulations",
+    "vae": "autoencoders",
     "vdm": "formulations",
 }
 
@@ -71,10 +75,12 @@ __all__ = [
     "__version__",
     "ddpm",
     "edm",
+    "hvae",
     "rectified_flow",
     "sample",
     "score_sde",
     "v_diffusion",
+    "vae",
     "vdm",
 ]
 

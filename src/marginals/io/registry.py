@@ -15,12 +15,23 @@ from marginals.errors import MarginalsError
 if TYPE_CHECKING:
     from torch import nn
 
+    from marginals.decoders import Decoder
     from marginals.ladder import Ladder
     from marginals.models import Model
     from marginals.scaling import Scaling
     from marginals.solvers import Solver
 
-__all__ = ["CUSTOM", "backbone", "backbone_kind", "factory", "ladder", "scaling", "solver"]
+__all__ = [
+    "CUSTOM",
+    "backbone",
+    "backbone_kind",
+    "decoder",
+    "factory",
+    "ladder",
+    "latents",
+    "scaling",
+    "solver",
+]
 
 T = TypeVar("T")
 
@@ -68,11 +79,23 @@ def factory(model: str) -> "Callable[..., Model]":
     return _find("model", model, table)
 
 
-def ladder(kind: str) -> "Callable[..., Ladder]":
-    """(data=, decoder=, objective=, **config) -> Ladder by the name of its recipe."""
+def latents(kind: str) -> "type[nn.Module]":
+    """The class of a network with latents by the name that checkpoints and presets use."""
+    from marginals.nn import GridLatents, VectorLatents
+
+    return _find("network with latents", kind, {c.kind: c for c in (VectorLatents, GridLatents)})
+
+
+def ladder(model: str) -> "Callable[..., Ladder]":
+    """(network, **options) -> Ladder by the name of a model with learned latents."""
     from marginals import vae
 
-    return _find("ladder", kind, {"vae": vae.vae, "hvae": vae.hvae})
+    return _find("model", model, {"vae": vae.vae, "hvae": vae.hvae})
+
+
+def decoder(name: str) -> "Decoder":
+    """The law of a pixel by name: "mixture", "logistic", "categorical", "gaussian", "bernoulli"."""
+    return _find("decoder", name, _decoders())
 
 
 @cache
@@ -80,6 +103,20 @@ def _scalings() -> "Mapping[str, Scaling]":
     from marginals.scaling import FLOW, SUB_VP, VE, VP
 
     return {"vp": VP, "ve": VE, "flow": FLOW, "sub_vp": SUB_VP}
+
+
+@cache
+def _decoders() -> "Mapping[str, Decoder]":
+    from marginals.decoders import Bernoulli, Categorical, DiscretisedLogistic, GaussianDecoder
+    from marginals.mixture import LogisticMixture
+
+    return {
+        "mixture": LogisticMixture(),
+        "logistic": DiscretisedLogistic(),
+        "categorical": Categorical(),
+        "gaussian": GaussianDecoder(),
+        "bernoulli": Bernoulli(),
+    }
 
 
 @cache

@@ -10,3 +10,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {"width": 64, "mults": [1, 2], "blocks": 2, "attention": [], "patch": 2},
     "base": {"width": 96, "mults": [1, 2], "blocks": 2, "attention": [], "patch": 2},
 }
+
+LATENT_PRESETS: dict[str, dict[str, Any]] = {
+    "vae": {"kind": "vectors", "latents": [64], "widths": [32, 64], "blocks": 2, "patch": 2},
+    "hvae": {
+        "kind": "grids", "top": 16, "latents": [4, 8], "rungs": [2, 2], "widths": [24, 48],
+        "blocks": 1, "patch": 2,
+    },
+}  # fmt: skip
+"""Networks with latents; "kind" is that of the class, the rest are its arguments."""

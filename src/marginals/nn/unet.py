@@ -172,6 +172,8 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(level(i) for i in range(levels))
         self.norm = _norm(widths[0])
+        gates = channels * (1 + 2 * len(self.fourier)) * patch**2
+        self.gates = _zero(nn.Conv2d(widths[0], gates, 1)) if self.fourier else None
         self.leave = _zero(nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1))
         for p in self.parameters():
             if p.ndim == 4:
@@ -192,8 +194,8 @@ class UNet(nn.Module):
             )
         check_times(t, x.shape[0])
         emb = self.emb(t, cond)
-        h = torch.cat([x, picture_features(x, self.fourier)], 1) if self.fourier else x
-        h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
+        seen = torch.cat([x, picture_features(x, self.fourier)], 1) if self.fourier else x
+        h = F.pixel_unshuffle(seen, self.patch) if self.patch > 1 else seen
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
@@ -204,9 +206,21 @@ class UNet(nn.Module):
             if i < len(self.grow):
                 h = F.interpolate(self.grow[i](h), scale_factor=2.0, mode="nearest")
             h = self.up[i](h, emb, skips)[-1]
-        h = self.leave(F.silu(self.norm(h)))
-        h = F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
-        return h.contiguous()
+        h = F.silu(self.norm(h))
+        out = self._unfold(self.leave(h)).contiguous()
+        return (
+            out if self.gates is None else self._let_through(out, self._unfold(self.gates(h)), seen)
+        )
+
+    def _unfold(self, h: Tensor) -> Tensor:
+        return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+    def _let_through(self, out: Tensor, gates: Tensor, seen: Tensor) -> Tensor:
+        """Every pixel's own features, each times a gate that the network sets, added to the answer:
+        fine digits of a pixel need not pass through the layers."""
+        kinds = (len(out), -1, self.channels, self.size, self.size)
+        own = (gates.reshape(kinds) * seen.reshape(kinds)).sum(1)
+        return torch.cat([out[:, : self.channels] + own, out[:, self.channels :]], 1)
 
 
 def _check(
