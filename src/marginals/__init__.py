@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .autoencoders import hvae as hvae
+    from .autoencoders import vae as vae
     from .denoiser import Estimate as Estimate
     from .denoiser import Net as Net
     from .denoiser import Rescaled as Rescaled
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
     from .scaling import SUB_VP as SUB_VP
     from .scaling import VE as VE
     from .scaling import VP as VP
-    from .autoencoders import hvae as hvae
-    from .autoencoders import vae as vae
 
 # public name -> the module that defines it
 _HOME = {
