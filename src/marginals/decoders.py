@@ -72,12 +72,14 @@ class Decoder(ABC):
         return x.to(dtype) if self.density else to_float(x, dtype)
 
     def _split(self, out: Tensor) -> Tensor:
-        """(B, params·C, ...) → (B, params, C, ...)."""
+        """(B, params·C, ...) → (B, params, C, ...), in float32 at least: half precision cannot tell
+        neighbouring grey values apart."""
         if out.shape[1] % self.params:
             raise MarginalsError(
                 f"{type(self).__name__} reads {self.params} numbers per entry, but the network "
                 f"gives {out.shape[1]} channels: give it {self.params} times those of the picture."
             )
+        out = out.to(torch.promote_types(out.dtype, torch.float32))
         return out.unflatten(1, (self.params, -1))
 
     def _read(self, x: Tensor, out: Tensor) -> Tensor:

@@ -207,6 +207,16 @@ class TestEveryDecoder:
         assert torch.allclose(decoder.log_prob(x.flatten(1), flat), wanted, rtol=1e-13)
         assert torch.equal(decoder.mean(flat), decoder.mean(out).flatten(1))
 
+    def test_half_precision_outputs_are_read_in_single(self, decoder):
+        """bfloat16 has 8 binary digits: whole grey values would fall together."""
+        out = outputs(decoder, (2, 3), batch=2).bfloat16()
+        u = torch.rand(2, 2, 3, dtype=torch.float64)
+        x = decoder.sample(out.double(), u)
+        x = x.float() if decoder.density else to_uint8(x)
+        wanted = decoder.log_prob(x, out.float())
+        assert torch.allclose(decoder.log_prob(x, out), wanted, rtol=1e-6)
+        assert decoder.mean(out).dtype == torch.float32
+
     def test_refuses_the_wrong_kind_of_data_and_of_output(self, decoder):
         whole, real = torch.zeros(1, 2, 3, 3, dtype=torch.uint8), torch.zeros(1, 2, 3, 3)
         right, wrong = (real, whole) if decoder.density else (whole, real)
