@@ -123,7 +123,7 @@ class Bernoulli(Decoder):
 
     def sample(self, out: Tensor, u: Tensor) -> Tensor:
         p = self._split(out)[:, 0].sigmoid()
-        return torch.where(u < p, 1.0, -1.0).to(out.dtype)
+        return torch.where(u < p, 1.0, -1.0).to(p.dtype)
 
     def shown(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         return (x >= BINS // 2).to(dtype).mul_(2.0).sub_(1.0)
@@ -246,12 +246,14 @@ class Categorical(Decoder):
         return sum_dims(log_probs.gather(1, x.long().unsqueeze(1)))
 
     def mean(self, out: Tensor) -> Tensor:
-        centres = to_float(torch.arange(BINS, dtype=torch.uint8, device=out.device), out.dtype)
-        return torch.einsum("bk...,k->b...", self._split(out).softmax(1), centres)
+        probs = self._split(out).softmax(1)
+        centres = to_float(torch.arange(BINS, dtype=torch.uint8, device=out.device), probs.dtype)
+        return torch.einsum("bk...,k->b...", probs, centres)
 
     def sample(self, out: Tensor, u: Tensor) -> Tensor:
-        below = self._split(out).double().softmax(1).cumsum(1)[:, :-1]
-        return to_float((below <= u.unsqueeze(1)).sum(1).to(torch.uint8), out.dtype)
+        logits = self._split(out)
+        below = logits.double().softmax(1).cumsum(1)[:, :-1]
+        return to_float((below <= u.unsqueeze(1)).sum(1).to(torch.uint8), logits.dtype)
 
 
 def _to_centre(x: Tensor) -> Tensor:
