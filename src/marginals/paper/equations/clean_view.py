@@ -8,8 +8,8 @@ from torch import Tensor
 from ...chain import mean_from_x0, mean_gap, posterior, posterior_variance, weight_x0
 from ...gaussian import Normal
 from ...learned import StepTime
-from ...objective import Elbo, Objective
-from ...predict import EPS
+from ...objective import Elbo, Objective, Sigmoid
+from ...predict import EPS, X0
 from ...scaling import VP
 from ...schedule import LogLinear
 from ..equation import Finding, all_equal, equal, equation, require
@@ -170,8 +170,11 @@ def _() -> Finding:
     q = posterior(x_t, x0, t, s)
     kl = q.kl(Normal(mean_from_x0(x_t, guess, t, s), q.log_std))
     drawn = objective.levels.sample((i - 0.4) / steps_back)  # every step once: the exact average
-    error = ((x0 - guess) * (t.alpha / t.sigma).unsqueeze(1)).square().sum(1)
-    ours = objective.weight(EPS, drawn) * error
+    error = (x0 - guess).square().sum(1)
+    ours = objective.weight(X0, drawn) * error
+    noise = objective.weight(EPS, drawn) * error * t.alpha**2 / t.sigma**2  # the error of ε̂
+    other = Objective(Sigmoid(1.3), objective.levels).weight(X0, drawn) * error
     require(bool((kl.sum() - kl.mean()).abs() > 0.1), "the printed average differs from the sum")
-    pairs = [(ours.mean(), kl.sum()), (ours, steps_back * kl), (drawn, lam[1:])]
+    pairs = [(ours.mean(), kl.sum()), (ours, steps_back * kl), (noise, ours), (drawn, lam[1:])]
+    pairs += [(other * (1.0 + (lam[1:] - 1.3).exp()), ours)]
     return all_equal(pairs, f"T-1 times the average over t against the sum, T = {steps_back + 1}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Normal as TorchNormal
 
 from ...chain import chain_lams, forward_step, marginal, step, step_signal, step_variance, two_steps
-from ...gaussian import Normal
+from ...gaussian import Normal, normal_log_prob
 from ...scaling import VP, Level
 from ..equation import Finding, all_equal, equal, equation
 from ..fixtures import bars, chains, randn, steps
@@ -212,7 +212,7 @@ def _() -> Finding:
     r"(1-\bar\alpha_t)\,I\right)",
     says="Given the picture, the noisy picture at level t is Gaussian, with the shrunken picture "
     "as its mean and a known variance.",
-    home=(marginal, Normal.log_prob),
+    home=(marginal, Normal.log_prob, normal_log_prob),
 )
 def _() -> Finding:
     f = steps()
@@ -220,4 +220,5 @@ def _() -> Finding:
     truth = TorchNormal(f.bar.sqrt() * f.x0, (1.0 - f.bar).sqrt().expand_as(x)).log_prob(x).sum(1)
     recursion = f.a * (1.0 - f.prev) + 1.0 - f.a  # v_t = α_t·v_{t−1} + 1 − α_t
     pairs = [(q.log_prob(x), truth), ((2.0 * q.log_std).exp(), recursion)]
+    pairs += [(normal_log_prob(x, f.bar.sqrt() * f.x0, 1.0 - f.bar), truth)]
     return all_equal(pairs, f"log densities and variances at the {_ON}")

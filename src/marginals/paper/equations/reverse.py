@@ -15,7 +15,7 @@ from ...chain import (
     step_signal,
     step_variance,
 )
-from ...gaussian import Normal, normal_log_prob
+from ...gaussian import Normal
 from ...scaling import Level
 from ..equation import Finding, all_equal, equation
 from ..fixtures import Steps, randn, steps
@@ -101,7 +101,7 @@ def _() -> Finding:
     r"\mathcal{N}(x_{t-1};\sqrt{\bar\alpha_{t-1}}\,x_0,(1-\bar\alpha_{t-1})I)}"
     r"{\mathcal{N}(x_t;\sqrt{\bar\alpha_t}\,x_0,(1-\bar\alpha_t)I)}",
     says="All three are Gaussians whose means and variances were found above.",
-    home=(posterior, normal_log_prob, Normal.log_prob),
+    home=(posterior, Normal.log_prob),
 )
 def _() -> Finding:
     def three(f: Steps, x: Tensor) -> Tensor:

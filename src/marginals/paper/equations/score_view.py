@@ -49,7 +49,8 @@ def _() -> Finding:
     for bar, _ in _LEVELS:
         oracle = world.oracle()
         truth = bar**0.5 * world.mean(x, bar)
-        pairs += [(bar**0.5 * oracle(x, _lam(bar)).x0, truth)]
+        estimate = oracle(x, _lam(bar))
+        pairs += [(bar**0.5 * estimate.x0, truth), (x + (1 - bar) * estimate.score, truth)]
         pairs += [(x + (1 - bar) * oracle.score(x, _lam(bar)), truth)]
         pairs += [(x + (1 - bar) * world.score(x, bar), truth)]
     flat = Mixture(randn(4, 2, seed=8), [0.3, 0.7, 0.5, 0.9], torch.tensor([0.1, 0.4, 0.2, 0.3]))
