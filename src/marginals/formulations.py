@@ -3,7 +3,7 @@
 | system         | units  | time         | output   | weighting        | levels in training |
 |----------------|--------|--------------|----------|------------------|--------------------|
 | ``ddpm``           | VP     | T-step table | ε        | MSE of ε         | uniform t          |
-| ``vdm``            | VP     | linear λ     | ε        | 1 (the ELBO)     | uniform t          |
+| ``vdm``            | VP     | learned λ    | ε        | 1 (the ELBO)     | uniform t          |
 | ``v_diffusion``    | VP     | shifted flow | v        | MSE of v         | uniform t          |
 | ``edm``            | VE     | Karras       | v        | EDM              | log-normal σ       |
 | ``rectified_flow`` | FLOW   | logit        | velocity | MSE of velocity  | uniform t          |
@@ -19,6 +19,7 @@ from torch import nn
 
 from .denoiser import Net
 from .errors import MarginalsError
+from .learned import LearnedSchedule, LearnedTime, StepTime, Variational
 from .models import DataStats, Model
 from .objective import Edm, Elbo, Mse, NormalLevels, Objective, UniformTime
 from .predict import EPS, VELOCITY, V, VPrediction
@@ -39,15 +40,24 @@ def vdm(
     backbone: nn.Module,
     *,
     data: DataStats | None = None,
+    learned: bool = True,
+    steps: int | None = None,
     lam_max: float = 13.3,
     lam_min: float = -5.0,
 ) -> Model:
-    """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself, linear
-    λ."""
+    """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself.
+
+    ``learned``: the schedule between the two ends is learned, else λ is linear in time. ``steps``:
+    the bound of a chain of so many steps (their Eq. 14) instead of continuous time. Give stored
+    pixels as uint8: the model is one of whole numbers and learns them as such; a backbone with
+    Fourier features tells them apart (:class:`.nn.UNet`, ``fourier``).
+    """
     line = LogLinear(lam_max, lam_min)
+    time = LearnedSchedule(lam_max, lam_min) if learned else line
     net = Net(backbone, prediction=EPS, scaling=VP, label=line)
-    objective = Objective(Elbo(), UniformTime(line))
-    return Model(net, line, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+    levels = LearnedTime(time) if isinstance(time, LearnedSchedule) else UniformTime(time)
+    objective = Variational(Elbo(), levels if steps is None else StepTime(time, steps))
+    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
 
 
 def v_diffusion(

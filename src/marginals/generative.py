@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .bound import Terms
 from .errors import MarginalsError
-from .pixels import dequantise
+from .pixels import dequantise, to_float
 from .sampling import SampleResult
 
 _FAR = 30
@@ -135,6 +135,11 @@ class Generative(nn.Module):
             return x
         u = torch.rand(x.shape, generator=generator)
         return dequantise(x, u.to(x.device)).to(self.dtype)
+
+    def _centres(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Checked data as real numbers; uint8 pixels stay in the middle of their bins."""
+        x = self._checked(x)
+        return to_float(x, self.dtype) if x.dtype == torch.uint8 else x
 
     def _labels(self, n: int, cond: Labels) -> Tensor | None:
         """One label per picture, (n,), on the model's device; None if there are none."""

@@ -14,14 +14,15 @@ interior, and the loss trains it directly.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .errors import MarginalsError
-from .objective import Objective
+from .objective import Objective, UniformTime
 from .scaling import Real
 from .schedule import NoiseSchedule
 
@@ -200,18 +201,34 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class LeastVariance(Objective):
-    """The objective of a continuous-time VDM: the bound, with a schedule that makes it less noisy.
+class Variational(Objective):
+    """VDM's objective: a bound on the probability of stored pixels, which stay whole numbers.
 
-    The losses are those of :class:`.objective.Objective`, to the last bit; only their gradient also
-    holds that of :meth:`LearnedSchedule.scatter`.
+    Under :class:`LearnedTime` the losses are those of :class:`.objective.Objective`, to the last
+    bit; only their gradient also holds that of :meth:`LearnedSchedule.scatter`, so that the
+    schedule learns to make them less noisy.
     """
 
-    levels: LearnedTime
+    dequantise: ClassVar[bool] = False
 
     def __call__(
         self, denoiser: Denoiser, x0: Tensor, lam: Tensor, eps: Tensor, cond: Tensor | None = None
     ) -> Tensor:
         losses = super().__call__(denoiser, x0, lam, eps, cond)
+        if not isinstance(self.levels, LearnedTime):
+            return losses
         scatter = self.levels.schedule.scatter(lam, losses).to(losses)
         return losses + (scatter - scatter.detach())
+
+
+def sharing(objective: Objective, schedule: NoiseSchedule) -> Objective:
+    """The objective with ``schedule`` itself in its levels, where it held an equal copy.
+
+    A learned schedule is a module with weights: the model and its objective must hold the same one.
+    """
+    levels = objective.levels
+    if not isinstance(schedule, LearnedSchedule):
+        return objective
+    if not isinstance(levels, LearnedTime | StepTime | UniformTime):
+        return objective
+    return replace(objective, levels=replace(levels, schedule=schedule))

@@ -23,6 +23,7 @@ from .gaussian import Prior
 from .generative import DataStats as DataStats
 from .generative import Generative, Labels, check_count
 from .guidance import Guided
+from .learned import LearnedSchedule
 from .likelihood import Ends, discrete_elbo, elbo, ode_log_prob
 from .noise import item_noise
 from .objective import Objective, spread_uniform
@@ -58,13 +59,25 @@ class Model(Generative):
         self.net = net
         self.schedule = schedule
         self.objective = objective
-        self.lam_min, self.lam_max = lam_min, lam_max
+        self._ends = lam_min, lam_max
         _ = self.ends  # refuses impossible ends now, not at the first use
 
     @property
     def scaling(self) -> Scaling:
         """The units of x in which this model presents itself; changed by :meth:`convert`."""
         return self.net.scaling
+
+    @property
+    def lam_min(self) -> float:
+        """The noisiest level of walks and likelihoods."""
+        time = self.schedule
+        return time.lam_min if isinstance(time, LearnedSchedule) else self._ends[0]
+
+    @property
+    def lam_max(self) -> float:
+        """The cleanest level of walks and likelihoods."""
+        time = self.schedule
+        return time.lam_max if isinstance(time, LearnedSchedule) else self._ends[1]
 
     @property
     def ends(self) -> Ends:
@@ -77,15 +90,17 @@ class Model(Generative):
     ) -> tuple[Tensor, Tensor]:
         """The training loss of every picture and the level it was measured at, (B,) and (B,).
 
-        ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise.
-        All randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
+        ``x``: (B, ...) float in [-1, 1], or uint8, which is dequantised with fresh uniform noise,
+        or put on the centres of its bins if the ``objective`` is about whole numbers (VDM). All
+        randomness comes from ``generator`` (on the CPU), in the order levels, bins, noise.
         """
         self._meet(x)
         u = spread_uniform(len(x), generator)
-        x, labels = self._real(x, generator), self._labels(len(x), cond)
+        real = self._real if self.objective.dequantise else self._centres
+        x, labels = real(x, generator), self._labels(len(x), cond)
         eps = torch.randn(x.shape, generator=generator).to(x)
         lam = self.objective.levels.sample(u).to(x.device)
-        return self.objective(self.net, x, lam, eps, labels), lam
+        return self.objective(self.net, x, lam, eps, labels), lam.detach()
 
     def guided(self, guidance: float) -> Denoiser:
         """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""

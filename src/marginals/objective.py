@@ -18,7 +18,7 @@ with det from :mod:`.predict`. Weights act on errors per example; nothing is ave
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -168,6 +168,10 @@ def spread_uniform(count: int, generator: torch.Generator | None = None) -> Tens
 @dataclass(frozen=True)
 class Objective:
     """A weighting with the level distribution that estimates it."""
+
+    dequantise: ClassVar[bool] = True
+    """Whether stored pixels are spread over their bins before noise is added: a model of densities
+    must not see them all on a grid, a model of the whole numbers themselves must."""
 
     weighting: Weighting
     levels: Levels

@@ -1,5 +1,5 @@
-"""The learned schedule: exact ends and inverse; a mean that its interior cannot move, and a variance
-that it lowers, on a denoiser known in closed form."""
+"""The learned schedule: exact ends and inverse; a mean that its interior cannot move, and a
+variance that it lowers, on a denoiser known in closed form."""
 
 import copy
 import math
@@ -9,7 +9,8 @@ import torch
 
 import marginals
 from marginals import VP, MarginalsError
-from marginals.learned import LearnedSchedule, LearnedTime, LeastVariance, StepTime
+from marginals.learned import LearnedSchedule, LearnedTime, StepTime, Variational
+from marginals.nn import MLP
 from marginals.objective import Elbo, Objective, UniformTime, spread_uniform
 from marginals.oracle import Mixture
 from marginals.schedule import Cosine, LogLinear
@@ -112,7 +113,7 @@ def estimate_of(schedule, grid, first, second):
 def trained(steps=250, batch=128):
     """A schedule that saw the oracle's losses, through the objective of a VDM and nothing else."""
     exact, schedule = oracle(), LearnedSchedule(9.0, -6.0, 8)
-    objective = LeastVariance(Elbo(), LearnedTime(schedule))
+    objective = Variational(Elbo(), LearnedTime(schedule))
     optimizer = torch.optim.Adam(schedule.parameters(), lr=2e-2)
     generator = torch.Generator().manual_seed(0)
     for i in range(steps):
@@ -148,7 +149,7 @@ def test_the_losses_are_those_without_learning_to_the_last_bit():
     eps = torch.randn(32, 2, dtype=F64)
     lam = schedule.lam(torch.rand(32, dtype=F64)).detach()
     plain = Objective(Elbo(), UniformTime(schedule))(exact, x0, lam, eps)
-    learning = LeastVariance(Elbo(), LearnedTime(schedule))(exact, x0, lam, eps)
+    learning = Variational(Elbo(), LearnedTime(schedule))(exact, x0, lam, eps)
     assert torch.equal(plain, learning)
 
 
@@ -218,3 +219,40 @@ def test_impossible_schedules_are_refused():
         LearnedSchedule(knots=0)
     with pytest.raises(MarginalsError, match="at least 1 step"):
         StepTime(Cosine(), 0)
+
+
+def tiny_vdm(**options):
+    net = MLP(16, width=32, depth=2)
+    return marginals.vdm(net, data=marginals.DataStats((1, 4, 4), 0.0, 0.6), **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 16}, {"learned": False}], ids=str)
+def test_every_vdm_trains_samples_and_survives_a_copy(options):
+    model = tiny_vdm(**options)
+    x = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
+    losses, lam = model.losses(x, generator=torch.Generator().manual_seed(0))
+    losses.mean().backward()
+    assert losses.shape == lam.shape == (8,)
+    assert not lam.requires_grad
+    twin = copy.deepcopy(model)
+    if isinstance(model.schedule, LearnedSchedule):
+        assert model.schedule.logits.grad.abs().max() > 0
+        assert twin.objective.levels.schedule is twin.schedule is not model.schedule
+    assert model.sample(2, steps=3).x.shape == (2, 1, 4, 4)
+    assert model.elbo(x, samples=2).density is False
+
+
+def test_whole_numbers_stay_on_the_grid_in_training():
+    """With a blank network the loss is a function of x0 only through x; the noise is the same."""
+    seen = []
+    model = tiny_vdm()
+    model.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    x = torch.full((4, 1, 4, 4), 200, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    _, lam = model.losses(x, generator=generator)
+    generator.manual_seed(0)
+    spread_uniform(4, generator)
+    eps = torch.randn(4, 1, 4, 4, generator=generator)
+    level = VP(lam.view(-1, 1, 1, 1))
+    centre = (2 * 200 + 1) / 256 - 1
+    assert torch.allclose(seen[0][0].double(), level.alpha * centre + level.sigma * eps, atol=1e-6)

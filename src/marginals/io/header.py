@@ -29,6 +29,7 @@ __all__ = ["decode", "encode", "fits", "kinds"]
 # weighting in one of them needs no registration.
 _HOMES = (
     "scaling", "schedule", "predict", "objective", "generative", "decoders", "mixture", "rung",
+    "learned",
 )  # fmt: skip
 
 _SCALARS = (str, int, bool, type(None))
@@ -41,7 +42,11 @@ def kinds() -> Mapping[str, type]:
     for home in _HOMES:
         module = importlib.import_module(f"marginals.{home}")
         for name, value in vars(module).items():
-            if _is_frozen(value) and value.__module__ == module.__name__ and name[0] != "_":
+            if (
+                (_is_frozen(value) or _is_learned(value))
+                and value.__module__ == module.__name__
+                and name[0] != "_"
+            ):
                 if name in found:
                     raise TypeError(f"two classes are called {name}; headers could not tell them")
                 found[name] = value
@@ -57,6 +62,20 @@ def _is_frozen(value: Any) -> bool:
     )
 
 
+def _is_learned(value: Any) -> bool:
+    """A part with weights of its own: its ``config`` stands in the header, the weights do not."""
+    return inspect.isclass(value) and hasattr(value, "config") and hasattr(value, "state_dict")
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    """The names and types of what a kind is made of."""
+    if _is_learned(kind):
+        hints = typing.get_type_hints(kind.__init__)
+        return {name: hint for name, hint in hints.items() if name != "return"}
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+
+
 def encode(value: Any) -> Any:
     """A frozen dataclass of the core (nested as you like) as JSON values.
 
@@ -70,7 +89,8 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     name = type(value).__name__
     if kinds().get(name) is type(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        source = value.config if _is_learned(type(value)) else vars(value)
+        fields = {name: source[name] for name in _fields(type(value))}
         return {"kind": name} | {key: encode(item) for key, item in fields.items()}
     raise MarginalsError(
         f"a checkpoint cannot describe a {name}; use a frozen dataclass of the marginals core "
@@ -101,7 +121,8 @@ def _build(kind: str, fields: dict[str, Any]) -> Any:
             f"the header names a {kind!r}, which marginals {marginals.__version__} does not know; "
             f"{made_by}, so update marginals"
         )
-    known = {f.name for f in dataclasses.fields(kinds()[kind]) if f.init}
+    hints = _fields(kinds()[kind])
+    known = hints.keys()
     if unknown := sorted(fields.keys() - known):
         raise MarginalsError(
             f"the header gives {kind} the field {unknown[0]!r}, which marginals "
@@ -109,7 +130,6 @@ def _build(kind: str, fields: dict[str, Any]) -> Any:
         )
     if missing := sorted(known - fields.keys()):
         raise MarginalsError(f"the header is damaged: {kind} lacks its field {missing[0]!r}")
-    hints = typing.get_type_hints(kinds()[kind])
     for key, value in fields.items():
         if not fits(value, hints[key]):
             raise MarginalsError(
