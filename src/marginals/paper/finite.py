@@ -37,7 +37,7 @@ def evidence_from_one(joint: Tensor, p_z_given_x: Tensor) -> Tensor:
 
 def expected(q: Tensor, values: Tensor) -> Tensor:
     """E_{q(z|x)}[values], (X,): values (X, Z), or anything that broadcasts to it."""
-    return torch.where(q > 0, q * values, torch.zeros_like(q)).sum(1)
+    return torch.where(q > 0, q * values, 0.0).sum(1)
 
 
 def elbo(joint: Tensor, q: Tensor) -> Tensor:
@@ -169,25 +169,25 @@ def ladder_posterior(ladder: Ladder) -> Tensor:
 
 def ladder_log_evidence(ladder: Ladder) -> Tensor:
     """Eq. 25: log p(x) = log Σ_{z_1:T} p(x, z_1:T), (X,)."""
-    return ladder_joint(ladder).flatten(1).sum(1).log()
+    return log_evidence(ladder_joint(ladder).flatten(1))
 
 
 def ladder_log_evidence_times_one(ladder: Ladder) -> Tensor:
     """Eq. 26: log Σ p(x, z_1:T)·q(z_1:T | x)/q(z_1:T | x), (X,)."""
     joint, q = ladder_joint(ladder), ladder_posterior(ladder)
-    return (joint * q / q).flatten(1).sum(1).log()
+    return log_evidence_times_one(joint.flatten(1), q.flatten(1))
 
 
 def ladder_log_mean_weight(ladder: Ladder) -> Tensor:
     """Eq. 27: log E_q[p(x, z_1:T)/q(z_1:T | x)], (X,)."""
     joint, q = ladder_joint(ladder), ladder_posterior(ladder)
-    return expected(q.flatten(1), (joint / q).flatten(1)).log()
+    return log_mean_weight(joint.flatten(1), q.flatten(1))
 
 
 def ladder_elbo(ladder: Ladder) -> Tensor:
     """Eq. 28: E_q[log p(x, z_1:T)/q(z_1:T | x)], (X,); never above log p(x)."""
     joint, q = ladder_joint(ladder), ladder_posterior(ladder)
-    return expected(q.flatten(1), (joint / q).log().flatten(1))
+    return elbo(joint.flatten(1), q.flatten(1))
 
 
 def ladder_elbo_of_factors(ladder: Ladder) -> Tensor:

@@ -9,8 +9,7 @@ for N paths; from line 41 on the expectation is taken exactly and the value is a
 
 from torch import Tensor
 
-from ..gaussian import kl_normal
-from .linear import Chain, down_mean, log_down, log_top, log_up, paths
+from .linear import Chain, down, log_down, log_top, log_up, paths, top, up
 
 
 def line_38(chain: Chain, path: Tensor) -> Tensor:
@@ -80,11 +79,11 @@ def first_reconstruction(chain: Chain, x0: Tensor) -> Tensor:
 def line_44(chain: Chain, x0: Tensor) -> Tensor:
     """Every expectation over the variables it needs only: one, two, and three neighbours."""
     last = chain.steps
-    path = paths(chain, x0, range(max(last - 1, 1), last + 1))
+    path = paths(chain, x0, [last - 1, last])
     total = first_reconstruction(chain, x0)
     total = total + (log_top(chain, path) - log_up(chain, path, last)).mean()
     for t in range(1, last):
-        path = paths(chain, x0, range(max(t - 1, 1), t + 2))
+        path = paths(chain, x0, [t - 1, t, t + 1])
         total = total + (log_down(chain, path, t + 1) - log_up(chain, path, t)).mean()
     return total
 
@@ -96,14 +95,14 @@ def line_45(chain: Chain, x0: Tensor) -> Tensor:
     is held fixed, although given both neighbours its law is another one.
     """
     last = chain.steps
-    mean, var = _up(chain, paths(chain, x0, [max(last - 1, 1)]), last)
-    total = first_reconstruction(chain, x0)
-    total = total - kl_normal(mean, var, chain.top_mean, chain.top_var).mean()
+    path = paths(chain, x0, [max(last - 1, 1)])
+    total = (
+        first_reconstruction(chain, x0) - up(chain, path[:, last - 1], last).kl(top(chain)).mean()
+    )
     for t in range(1, last):
-        path = paths(chain, x0, sorted({max(t - 1, 1), t + 1}))
-        mean, var = _up(chain, path, t)
-        back = down_mean(chain, path[:, t + 1], t + 1)
-        total = total - kl_normal(mean, var, back, chain.var[t]).mean()
+        path = paths(chain, x0, [t - 1, t + 1])
+        consistency = up(chain, path[:, t - 1], t).kl(down(chain, path[:, t + 1], t + 1))
+        total = total - consistency.mean()
     return total
 
 
@@ -115,9 +114,3 @@ def consistency_gap(chain: Chain) -> Tensor:
     """
     forgotten = chain.alphas[1:].sqrt() * (1.0 - chain.alphas[:-1])
     return -(forgotten.unsqueeze(1) * chain.gain[1:] / chain.var[1:]).sum()
-
-
-def _up(chain: Chain, path: Tensor, t: int) -> tuple[Tensor, float]:
-    """Mean and variance of q(x_t | x_{t-1})."""
-    alpha = chain.alphas[t - 1].item()
-    return alpha**0.5 * path[:, t - 1], 1.0 - alpha

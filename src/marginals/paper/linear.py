@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..chain import chain_lams, forward_step, marginal, posterior
-from ..gaussian import normal_log_prob
+from ..gaussian import Normal
 from ..scaling import VP, Level
 
 
@@ -52,10 +52,14 @@ class Chain:
 # ---- the log-density of every piece, at every path: (N,) ---------------------------------------
 
 
+def up(chain: Chain, x_before: Tensor, t: int) -> Normal:
+    """q(x_t | x_{t-1}), Eq. 31."""
+    return forward_step(x_before, chain.levels[t], chain.levels[t - 1])
+
+
 def log_up(chain: Chain, path: Tensor, t: int) -> Tensor:
-    """log q(x_t | x_{t-1}), Eq. 31."""
-    law = forward_step(path[:, t - 1], chain.levels[t], chain.levels[t - 1])
-    return law.log_prob(path[:, t])
+    """log q(x_t | x_{t-1})."""
+    return up(chain, path[:, t - 1], t).log_prob(path[:, t])
 
 
 def log_jump(chain: Chain, path: Tensor, t: int) -> Tensor:
@@ -69,19 +73,24 @@ def log_back(chain: Chain, path: Tensor, t: int) -> Tensor:
     return law.log_prob(path[:, t - 1])
 
 
-def down_mean(chain: Chain, x_t: Tensor, t: int) -> Tensor:
-    """c_t·x_t + d_t, the mean of p(x_{t-1} | x_t)."""
-    return chain.gain[t - 1] * x_t + chain.shift[t - 1]
+def down(chain: Chain, x_t: Tensor, t: int) -> Normal:
+    """p(x_{t-1} | x_t) = N(c_t·x_t + d_t, s_t²)."""
+    return Normal(chain.gain[t - 1] * x_t + chain.shift[t - 1], 0.5 * chain.var[t - 1].log())
+
+
+def top(chain: Chain) -> Normal:
+    """p(x_T) = N(m, v), a batch of one."""
+    return Normal(chain.top_mean.unsqueeze(0), 0.5 * chain.top_var.log())
 
 
 def log_down(chain: Chain, path: Tensor, t: int) -> Tensor:
     """log p(x_{t-1} | x_t), a rung of Eq. 32."""
-    return normal_log_prob(path[:, t - 1], down_mean(chain, path[:, t], t), chain.var[t - 1])
+    return down(chain, path[:, t], t).log_prob(path[:, t - 1])
 
 
 def log_top(chain: Chain, path: Tensor) -> Tensor:
     """log p(x_T), Eq. 33."""
-    return normal_log_prob(path[:, -1], chain.top_mean, chain.top_var)
+    return top(chain).log_prob(path[:, -1])
 
 
 def log_noising(chain: Chain, path: Tensor) -> Tensor:
@@ -105,7 +114,8 @@ def moments(chain: Chain, x0: Tensor) -> tuple[Tensor, Tensor]:
     variance by α_t, to which 1 − α_t is added. The covariance is the same for all D entries.
     """
     mean = [x0]
-    cov = x0.new_zeros(chain.steps + 1, chain.steps + 1)
+    size = chain.steps + 1
+    cov = x0.new_zeros(size, size)
     for t, alpha in enumerate(chain.alphas.tolist(), start=1):
         mean.append(math.sqrt(alpha) * mean[-1])
         cov[t, :t] = cov[:t, t] = math.sqrt(alpha) * cov[t - 1, :t]
@@ -118,11 +128,11 @@ def paths(chain: Chain, x0: Tensor, times: Sequence[int] | None = None) -> Tenso
 
     With C = L·Lᵀ the covariance of the k variables x_t, t in ``times`` (all of 1..T if None), the
     paths are mean ± √k·L_i, one pair per column: they have the right mean and covariance, and that
-    is all a quadratic function sees. Variables not in ``times`` are NaN, so that an expectation
-    over too few variables cannot go unnoticed.
+    is all a quadratic function sees. x_0 is known and needs no drawing. Variables not in ``times``
+    are NaN, so that an expectation over too few variables cannot go unnoticed.
     """
     mean, cov = moments(chain, x0)
-    chosen = list(times) if times is not None else list(range(1, chain.steps + 1))
+    chosen = [t for t in times or range(chain.steps + 1) if t > 0]
     root = torch.linalg.cholesky(cov[chosen][:, chosen]) * math.sqrt(len(chosen))
     offsets = torch.cat([root.T, -root.T])  # (2k, k)
     result = torch.full((len(offsets), *mean.shape), math.nan, dtype=mean.dtype)
@@ -139,10 +149,10 @@ def log_evidence(chain: Chain, x0: Tensor) -> Tensor:
 
     Every rung keeps a Gaussian Gaussian: mean ↦ c·mean + d, variance ↦ c²·variance + s².
     """
-    mean, var = chain.top_mean, chain.top_var
+    mean, var = chain.top_mean.unsqueeze(0), chain.top_var
     for gain, shift, noise in zip(chain.gain.flip(0), chain.shift.flip(0), chain.var.flip(0)):
         mean, var = gain * mean + shift, gain**2 * var + noise
-    return normal_log_prob(x0.unsqueeze(0), mean, var)[0]
+    return Normal(mean, 0.5 * var.log()).log_prob(x0.unsqueeze(0))[0]
 
 
 def log_integral_times_one(chain: Chain, grid: Tensor, cell: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..decoders import GaussianDecoder
 from ..gaussian import Normal
 from ..ladder import Ladder
-from .linear import Chain, down_mean
+from .linear import Chain, down, top, up
 
 
 class LinearRung:
@@ -25,17 +25,20 @@ class LinearRung:
 
     def prior(self, above: Any) -> Normal:
         if self.t == self.chain.steps:
-            return Normal(self.chain.top_mean.unsqueeze(0), 0.5 * self.chain.top_var.log())
-        var = self.chain.var[self.t]
-        return Normal(down_mean(self.chain, above, self.t + 1), 0.5 * var.log())
+            return top(self.chain)
+        return down(self.chain, above, self.t + 1)
 
     def posterior(self, evidence: Any, above: Any) -> Normal:
-        alpha = self.chain.alphas[self.t - 1]
-        return Normal(alpha.sqrt() * evidence, 0.5 * (1.0 - alpha).log())
+        return up(self.chain, evidence, self.t)
 
     def carry(self, z: Tensor, above: Any) -> Tensor:
         self.drawn.append(z)
         return z
+
+
+def evidence(x: Tensor, labels: Tensor | None) -> Tensor:
+    """What the posterior sees: the picture, moved a little by its label."""
+    return x if labels is None else x + 0.2 * labels.unsqueeze(1)
 
 
 def as_ladder(chain: Chain) -> tuple[Ladder, list[LinearRung]]:
@@ -43,10 +46,11 @@ def as_ladder(chain: Chain) -> tuple[Ladder, list[LinearRung]]:
     rungs = [LinearRung(chain, t) for t in range(chain.steps, 0, -1)]
 
     def decode(x_1: Tensor) -> Tensor:
-        mean = down_mean(chain, x_1, 1)
-        return torch.cat([mean, (0.5 * chain.var[0].log()).expand_as(mean)], 1)
+        mean, log_std = down(chain, x_1, 1)
+        return torch.cat([mean, log_std.expand_as(mean)], 1)
 
-    return Ladder(rungs, decode, GaussianDecoder(), posterior="bottom_up"), rungs
+    ladder = Ladder(rungs, decode, GaussianDecoder(), evidence=evidence, posterior="bottom_up")
+    return ladder, rungs
 
 
 def drawn_path(x0: Tensor, rungs: list[LinearRung], walk: int = 0) -> Tensor:

@@ -10,12 +10,12 @@ for N paths; from line 56 on the expectation is taken exactly and the value is a
 import torch
 from torch import Tensor
 
-from ..chain import posterior
-from ..gaussian import kl_normal, normal_log_prob
+from ..chain import marginal, posterior
+from ..gaussian import Normal
 from .first_bound import first_reconstruction
 from .linear import (
     Chain,
-    down_mean,
+    down,
     log_back,
     log_down,
     log_joint,
@@ -25,6 +25,7 @@ from .linear import (
     log_up,
     moments,
     paths,
+    top,
 )
 
 
@@ -36,7 +37,8 @@ def log_up_given_start(chain: Chain, path: Tensor, t: int) -> Tensor:
     mean, cov = moments(chain, path[0, 0])
     slope = cov[t, t - 1] / cov[t - 1, t - 1]
     var = cov[t, t] - slope * cov[t, t - 1]
-    return normal_log_prob(path[:, t], mean[t] + slope * (path[:, t - 1] - mean[t - 1]), var)
+    expected = mean[t] + slope * (path[:, t - 1] - mean[t - 1])
+    return Normal(expected, 0.5 * var.log()).log_prob(path[:, t])
 
 
 def log_up_by_bayes(chain: Chain, path: Tensor, t: int) -> Tensor:
@@ -151,17 +153,14 @@ def line_57(chain: Chain, x0: Tensor) -> Tensor:
 
 def prior_matching(chain: Chain, x0: Tensor) -> Tensor:
     """KL( q(x_T | x_0) ‖ p(x_T) ), a number: how much of x_0 is left at the end."""
-    end = chain.levels[-1]
-    mean = (end.alpha * x0).unsqueeze(0)
-    return kl_normal(mean, end.sigma**2, chain.top_mean, chain.top_var)[0]
+    return marginal(x0.unsqueeze(0), chain.levels[-1]).kl(top(chain))[0]
 
 
 def denoising_matching(chain: Chain, x0: Tensor, t: int) -> Tensor:
     """E_{q(x_t | x_0)}[ KL( q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t) ) ] for t ≥ 2, a number."""
     path = paths(chain, x0, [t])
     truth = posterior(path[:, t], path[:, 0], chain.levels[t], chain.levels[t - 1])
-    var = (2.0 * truth.log_std).exp()
-    return kl_normal(truth.mean, var, down_mean(chain, path[:, t], t), chain.var[t - 1]).mean()
+    return truth.kl(down(chain, path[:, t], t)).mean()
 
 
 def line_58(chain: Chain, x0: Tensor) -> Tensor:

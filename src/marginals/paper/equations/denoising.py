@@ -258,9 +258,18 @@ def _a_real_bound(steps: int) -> list[tuple[Tensor, Tensor]]:
     ends = likelihood.Ends(-2.5, 3.5, prior)
     denoiser = Gaussian(answer, torch.zeros(3, 3, dtype=torch.float64))
     x0 = torch.randn(2, 3, dtype=torch.float64)
-    terms = likelihood.discrete_elbo(denoiser, x0, ends, steps=steps, dtype=torch.float64)
-    chain = _chain_of(answer, prior, torch.linspace(3.5, -2.5, steps + 1, dtype=torch.float64))
-    pairs = []
+    ticks: list[tuple[int, int]] = []
+
+    def tick(done: int, total: int) -> None:
+        ticks.append((done, total))
+
+    terms = likelihood.discrete_elbo(
+        denoiser, x0, ends, steps=steps, dtype=torch.float64, tick=tick
+    )
+    require(ticks == [(i + 1, steps) for i in range(steps)], "the steps are not counted")
+    lams = torch.linspace(3.5, -2.5, steps + 1, dtype=torch.float64)
+    chain = _chain_of(answer, prior, lams)
+    pairs = [(terms.at.double(), lams.flip(0)[:-1])]
     for i, picture in enumerate(x0):
         paid = [lines.denoising_matching(chain, picture, t) for t in range(steps + 1, 1, -1)]
         pairs.append((terms.nats[i], lines.line_58(chain, picture)))

@@ -132,6 +132,8 @@ def _() -> Finding:
     for world, joint, log_p in worlds():
         q = 0.9 * world.q + 0.1 / world.q.shape[1]
         pairs.append((finite.log_mean_weight(joint, q), log_p))
+        seen = (joint * (world.q > 0)).sum(1).log()  # causes never guessed are never counted
+        pairs.append((finite.log_mean_weight(joint, world.q), seen))
     return all_equal(pairs, "the mean importance weight against log p(x) by hand")
 
 

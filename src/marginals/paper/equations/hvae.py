@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from ... import ladder as core
 from .. import dense, finite, linear
 from ..equation import Finding, all_equal, equation, gap, require
-from ..rungs import as_ladder, drawn_path
+from ..rungs import as_ladder, drawn_path, evidence
 from ..tables import some_ladder
 
 luo = partial(equation, part="Hierarchical Variational Autoencoders")
@@ -169,10 +169,16 @@ def _weights_at_drawn_paths() -> list[tuple[Tensor, Tensor]]:
     for walks in (1, 2):
         chain, _ = dense.some_chain(3)
         ladder, rungs = as_ladder(chain)
-        x = torch.randn(5, 3, dtype=torch.float64)
-        nats = ladder.log_prob(x, samples=walks).nats
-        paths = [drawn_path(x, rungs, walk) for walk in range(walks)]
-        ratios = [linear.log_joint(chain, p) - linear.log_noising(chain, p) for p in paths]
+        x, labels = torch.randn(5, 3, dtype=torch.float64), torch.arange(5)
+        ticks: list[tuple[int, int]] = []
+        tick = partial(_note, ticks)
+        nats = ladder.log_prob(x, labels, samples=walks, tick=tick).nats
+        require(ticks == [(i + 1, walks) for i in range(walks)], "the walks are not counted")
+        ratios = []
+        for walk in range(walks):
+            down = linear.log_joint(chain, drawn_path(x, rungs, walk))
+            up = linear.log_noising(chain, drawn_path(evidence(x, labels), rungs, walk))
+            ratios.append(down - up)
         pairs.append((nats, torch.stack(ratios).exp().mean(0).log()))
     return pairs
 
@@ -202,21 +208,27 @@ def _terms_at_drawn_paths(steps: int) -> float:
     """Ladder.elbo with two walks, part by part, against the densities at the recorded paths."""
     chain, _ = dense.some_chain(steps)
     ladder, rungs = as_ladder(chain)
-    x = torch.randn(5, 3, dtype=torch.float64)
+    x, labels = torch.randn(5, 3, dtype=torch.float64), torch.arange(5)
     ticks: list[tuple[int, int]] = []
-    terms = ladder.elbo(x, samples=2, tick=lambda *done: ticks.append(done))
+    terms = ladder.elbo(x, labels, samples=2, tick=partial(_note, ticks))
     require(ticks == [(1, 2), (2, 2)] and terms.nfe == 2, "the walks are not counted")
     require(terms.at.tolist() == list(range(steps - 1, 0, -1)), "the rungs are misnumbered")
-    paths = [drawn_path(x, rungs, walk) for walk in range(2)]
-    top = Normal(chain.top_mean, chain.top_var.sqrt())
-    alpha = chain.alphas[-1]
-    kls = [kl_divergence(Normal(alpha.sqrt() * p[:, -2], (1.0 - alpha).sqrt()), top) for p in paths]
+    down = [drawn_path(x, rungs, walk) for walk in range(2)]
+    up = [drawn_path(evidence(x, labels), rungs, walk) for walk in range(2)]
+    top, alpha = Normal(chain.top_mean, chain.top_var.sqrt()), chain.alphas[-1]
+    last = [Normal(alpha.sqrt() * path[:, -2], (1.0 - alpha).sqrt()) for path in up]
+    kls = [kl_divergence(law, top).sum(-1) for law in last]
     found = [
-        gap(terms.reconstruction, sum(linear.log_down(chain, p, 1) for p in paths) / 2),
-        gap(terms.prior, torch.stack(kls).sum(-1).mean(0)),
+        gap(terms.reconstruction, sum(linear.log_down(chain, path, 1) for path in down) / 2),
+        gap(terms.prior, torch.stack(kls).mean(0)),
         gap(terms.nats, terms.reconstruction - terms.prior - terms.matching.sum(1)),
     ]
     for column, t in zip(terms.matching.T, terms.at.tolist()):
-        paid = [linear.log_up(chain, p, t) - linear.log_down(chain, p, t + 1) for p in paths]
-        found.append(gap(column, torch.stack(paid).mean(0)))
+        paid = [linear.log_up(chain, path, t) for path in up]
+        earned = [linear.log_down(chain, path, t + 1) for path in down]
+        found.append(gap(column, (torch.stack(paid) - torch.stack(earned)).mean(0)))
     return max(found)
+
+
+def _note(ticks: list[tuple[int, int]], done: int, total: int) -> None:
+    ticks.append((done, total))

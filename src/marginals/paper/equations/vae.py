@@ -16,7 +16,7 @@ from ...ladder import Ladder
 from ...scaling import VP
 from .. import dense, finite, linear
 from ..equation import Finding, all_equal, equation, require
-from ..rungs import as_ladder, drawn_path
+from ..rungs import as_ladder, drawn_path, evidence
 from ..tables import World, elbo_by_hand, mean_by_hand, worlds
 
 luo = partial(equation, part="Variational Autoencoders")
@@ -92,12 +92,12 @@ def _one_rung(samples: int) -> list[tuple[Tensor, Tensor]]:
     """A Ladder with one rung: its two terms, and what they are at the latents that it drew."""
     chain, _ = dense.some_chain(1)
     ladder, rungs = as_ladder(chain)
-    x = torch.randn(6, 3, dtype=torch.float64)
-    terms = ladder.elbo(x, samples=samples)
+    x, labels = torch.randn(6, 3, dtype=torch.float64), torch.arange(6)
+    terms = ladder.elbo(x, labels, samples=samples)
     paths = [drawn_path(x, rungs, walk) for walk in range(samples)]
     explained = torch.stack([linear.log_down(chain, path, 1) for path in paths]).mean(0)
     alpha = chain.alphas[0]
-    posterior = TorchNormal(alpha.sqrt() * x, (1.0 - alpha).sqrt())
+    posterior = TorchNormal(alpha.sqrt() * evidence(x, labels), (1.0 - alpha).sqrt())
     kl = kl_divergence(posterior, TorchNormal(chain.top_mean, chain.top_var.sqrt())).sum(1)
     require(terms.matching.numel() == 0, "a VAE pays at one rung only")
     return [(terms.reconstruction, explained), (terms.prior, kl), (terms.nats, explained - kl)]
@@ -135,6 +135,8 @@ def _() -> Finding:
     mean, log_std, noise, z = torch.randn(4, 5, 3, dtype=torch.float64)
     law, truth = Normal(mean, log_std), TorchNormal(mean, log_std.exp())
     pairs.append((law.log_prob(z), truth.log_prob(z).sum(1)))
+    spelled = gaussian.normal_log_prob(z, mean, (2.0 * log_std).exp())
+    pairs.append((spelled, truth.log_prob(z).sum(1)))
     pairs.append(((law.sample(noise) - mean) / log_std.exp(), noise))
     return all_equal(pairs, "total probability, mean and variance by quadrature; vectors; draws")
 
@@ -165,6 +167,9 @@ def _() -> Finding:
         TorchNormal(mean, log_std.exp()), TorchNormal(other.mean, other.log_std.exp())
     )
     pairs.append((Normal(mean, log_std).kl(other), kl.sum(1)))
+    variances = [(2.0 * law.log_std).exp() for law in (Normal(mean, log_std), other)]
+    spelled = gaussian.kl_normal(mean, variances[0], other.mean, variances[1])
+    pairs.append((spelled, kl.sum(1)))
     guess = TorchNormal(torch.tensor(0.8).double(), torch.tensor(0.5).double())
 
     def integrand(z: Tensor) -> Tensor:

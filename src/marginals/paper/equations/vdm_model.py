@@ -28,7 +28,7 @@ def _cases() -> list[tuple[linear.Chain, Tensor, Tensor]]:
     latex=r"q(x_{1:T} \mid x_0) = \prod_{t=1}^{T} q(x_t \mid x_{t-1})",
     says="The way from a picture to noise is a chain of T fixed steps, each depending on the one "
     "before only.",
-    home=(linear.log_noising, linear.log_up),
+    home=(linear.log_noising, linear.log_up, linear.moments),
 )
 def _() -> Finding:
     pairs = []
@@ -47,7 +47,7 @@ def _() -> Finding:
     r"(1 - \alpha_t)\, \mathbf{I}\right)",
     says="Each step fades the picture a little and adds just as much noise as keeps the overall "
     "spread of the pixels at one.",
-    home=(forward_step, linear.log_up),
+    home=(forward_step, linear.up, linear.log_up),
 )
 def _() -> Finding:
     pairs = []
@@ -68,7 +68,7 @@ def _() -> Finding:
     latex=r"p(x_{0:T}) = p(x_T) \prod_{t=1}^{T} p_\theta(x_{t-1} \mid x_t)",
     says="The way back is learned: start from noise and undo one step after another, looking only "
     "at the noisier picture.",
-    home=(linear.log_joint, linear.log_down, linear.down_mean),
+    home=(linear.log_joint, linear.log_down, linear.down),
 )
 def _() -> Finding:
     pairs = []
@@ -86,7 +86,7 @@ def _() -> Finding:
     "33",
     latex=r"p(x_T) = \mathcal{N}\left(x_T;\, \mathbf{0},\, \mathbf{I}\right)",
     says="The noise that the way back starts from is standard noise, the same for every picture.",
-    home=linear.log_top,
+    home=(linear.log_top, linear.top),
 )
 def _() -> Finding:
     pairs = []
