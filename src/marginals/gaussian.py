@@ -14,6 +14,10 @@ from torch import Tensor
 from .pixels import BIN_WIDTH, BINS
 from .scaling import Level, Real
 
+# Gauss–Legendre on [−1, 1] with 8 nodes: exact to 1e-13 for the narrow bins it is used for
+_NODES = (0.1834346424956498, 0.525532409916329, 0.7966664774136267, 0.9602898564975363)
+_WEIGHTS = (0.362683783378362, 0.3137066458778873, 0.2223810344533745, 0.1012285362903763)
+
 _CHUNK = 1 << 24  # numbers held at once by the 256-way decoder
 
 
@@ -35,6 +39,28 @@ def kl_normal(mean1: Tensor, var1: Real, mean2: Tensor | float, var2: Real) -> T
     v2 = torch.as_tensor(var2, dtype=torch.float64, device=mean1.device)
     gap = (mean1.double() - mean2) ** 2
     return 0.5 * sum_dims((v2 / v1).log() + (v1 + gap) / v2 - 1.0)
+
+
+def log_normal_bin(centre: Tensor, width: Tensor) -> Tensor:
+    """log( Φ(centre + width/2) − Φ(centre − width/2) ), accurate wherever the bin is.
+
+    By symmetry the bin is taken left of zero, where log Φ keeps all digits. A bin over which the
+    density changes much: log Φ(a) + log(1 − Φ(b)/Φ(a)). A narrow one, where that would cancel: the
+    density integrated by Gauss–Legendre quadrature (8 nodes, relative error below 1e-12).
+    """
+    centre, width = torch.broadcast_tensors(-centre.abs(), width)
+    narrow = (width <= 1.0) & (width * centre.abs() <= 4.0)
+    upper = torch.special.log_ndtr(centre + 0.5 * width)
+    ratio = torch.special.log_ndtr(centre - 0.5 * width) - upper
+    far = upper + torch.log(-torch.expm1(ratio.masked_fill(narrow, -1.0)))
+    half, mid = (0.5 * width).masked_fill(~narrow, 0.0), centre.masked_fill(~narrow, 0.0)
+    total = torch.zeros_like(mid)
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        h = node * half
+        total = total + weight * (-0.5 * h.square()).exp() * 2.0 * (mid * h).cosh()
+    near = total.log() + half.masked_fill(~narrow, 1.0).log()
+    near = near - 0.5 * mid.square() - 0.5 * math.log(2.0 * math.pi)
+    return torch.where(narrow, near, far)
 
 
 class Normal(NamedTuple):

@@ -12,9 +12,9 @@ from marginals.decoders import (
     DiscretisedLogistic,
     GaussianDecoder,
     discretised_gaussian,
-    log_normal_bin,
 )
 from marginals.errors import MarginalsError
+from marginals.gaussian import log_normal_bin
 from marginals.pixels import to_float, to_uint8
 
 GREY = [
