@@ -207,5 +207,5 @@ def _run_all(entries: "list[Equation]") -> "list[Result]":
 
     from marginals.paper.equation import run
 
-    bar: Any = tqdm(entries, desc="checking", unit=" equations")
+    bar: Any = tqdm(entries, desc="checking", unit=" equations", disable=None)
     return [run(entry) for entry in bar]
