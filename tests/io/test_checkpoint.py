@@ -19,8 +19,8 @@ from marginals.io import registry
 from marginals.io.checkpoint import load_model, read_header, rewrite_header, save_model
 from marginals.io.header import decode, encode, kinds
 from marginals.io.tensors import read_contents
-from marginals.models import DataStats
 from marginals.learned import LearnedSchedule
+from marginals.models import DataStats
 from marginals.nn import MLP, UNet
 from marginals.objective import Sigmoid
 from marginals.scaling import FLOW, VE, VP

@@ -235,3 +235,17 @@ def test_two_outputs_are_twice_the_channels() -> None:
     net = awake(UNet(2, 8, outputs=2, **SMALL))
     x, t = draw(2, 8, batch=3)
     assert net(x, t).shape == (3, 4, 8, 8)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_an_open_gate_lets_a_pixels_own_feature_through(patch: int) -> None:
+    """Everything else is zero in a fresh network, so the answer is the feature itself."""
+    net = UNet(2, 8, fourier=(3, 7), patch=patch, outputs=2, **SMALL)
+    x, t = draw(2, 8)
+    assert net.gates is not None
+    with torch.no_grad():
+        # features in order: x, sin 3, cos 3, sin 7, cos 7, each for both channels
+        net.gates.bias.view(5, 2, patch**2)[3].fill_(1.0)
+    out = net(x, t)
+    assert torch.allclose(out[:, :2], (2**7 * torch.pi * x).sin(), atol=1e-5)
+    assert torch.count_nonzero(out[:, 2:]) == 0

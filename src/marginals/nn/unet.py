@@ -124,7 +124,8 @@ class UNet(nn.Module):
     num_classes 0 for an unconditional network
     patch       side of the pixel squares folded into channels (1 = none)
     fourier     exponents n of extra inputs sin and cos(2^n·π·x), for models that must tell one
-                pixel value from the next (`picture_features`); () = none
+                pixel value from the next (`picture_features`); () = none. They also reach the
+                answer directly, times gates that the network sets for every pixel
     outputs     numbers said about every pixel: with 2, the answer (B, 2·channels, H, W) holds first
                 the usual one and then a second (a variance, Nichol & Dhariwal 2021)
 
