@@ -40,10 +40,8 @@ def _tilted() -> Gaussian:
 )
 def _() -> Finding:
     oracle, x, ticks = _tilted(), normal(6, 2), []
-    lams = torch.linspace(-3.0, 4.0, 401).tolist()
-    end, change, calls = solve(
-        oracle, x, lams, tick=lambda done, total: ticks.append((done, total))
-    )
+    lams = torch.linspace(-3.0, 4.0, 101).tolist()
+    end, change, calls = solve(oracle, x, lams, tick=lambda *now: ticks.append(now))
     back, _, _ = solve(Rescaled(oracle, VE), end, lams[::-1])
     require(calls == 400 and ticks == [(i + 1, 400) for i in range(400)], "four calls a step")
     try:
