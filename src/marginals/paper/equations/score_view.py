@@ -104,7 +104,9 @@ def _() -> Finding:
         square = world.mean(x, bar, (world.x0 - guess) ** 2)
         missed, known = (share * square).sum(), (share * estimate.var).sum()
         require(bool(missed > 0.05), "single pictures are not equal to the best guess")
-        pairs += [(estimate.x0, guess), (missed, known), (share * estimate.var, share * square)]
+        told = Estimate(x, _lam(bar), VP, world.score(x, bar), SCORE).read(X0)
+        pairs += [(share * told, share * guess), (share * estimate.x0, share * guess)]
+        pairs += [(missed, known), (share * estimate.var, share * square)]
     return all_equal(pairs, f"the guess, and how far pictures are from it, {_ON}")
 
 
