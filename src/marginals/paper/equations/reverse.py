@@ -280,8 +280,8 @@ def _() -> Finding:
     r"(1-\bar\alpha_{t-1})x_t+\sqrt{\bar\alpha_{t-1}}(1-\alpha_t)x_0}{1-\bar\alpha_t}}"
     r"_{\mu_q(x_t,x_0)},\, \underbrace{\frac{(1-\alpha_t)(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}I}"
     r"_{\Sigma_q(t)}\right)",
-    says="If the picture is known, one step back is a Gaussian whose mean is a mixture of the noisy "
-    "picture and the clean one.",
+    says="If the picture is known, one step back is a Gaussian whose mean is a mixture of the "
+    "noisy picture and the clean one.",
     home=(posterior, mean_from_x0, posterior_variance, step_signal, step_variance),
     note="At t = 1 it is the picture itself, with variance 0.",
     erratum="E9",
