@@ -6,7 +6,7 @@ ladder (VAE, hierarchical VAE) is a recipe for its rungs: {"ladder", "decoder", 
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from marginals.errors import MarginalsError
 
@@ -55,9 +55,10 @@ def _describe_ladder(ladder: "Ladder") -> dict[str, Any]:
 
 def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder":
     from marginals.decoders import Decoder
-    from marginals.io.registry import CUSTOM, ladder
+    from marginals.io.registry import CUSTOM, latents
     from marginals.ladder import Ladder
     from marginals.rung import KlObjective
+    from marginals.autoencoders import hvae
 
     _refuse_unknown(words, {"ladder", *_LADDER})
     parts = _parts(words, {"decoder": Decoder, "objective": KlObjective})
@@ -71,7 +72,8 @@ def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder
         return given
     if given is not None:
         raise MarginalsError(f"it brings its own networks, those of a {kind}; leave backbone out")
-    return _built(kind, lambda: ladder(kind)(**config, **parts))
+    network = _built(kind, lambda: latents(kind)(**config))
+    return hvae(cast(Any, network), **parts)
 
 
 def _describe_model(model: "Model") -> dict[str, Any]:
@@ -90,12 +92,14 @@ def _describe_model(model: "Model") -> dict[str, Any]:
 
 def _rebuild_model(words: dict[str, Any], given: "nn.Module | None") -> "Model":
     from marginals.denoiser import Net
+    from marginals.learned import sharing
     from marginals.models import Model
 
     _refuse_unknown(words, {"backbone", *_NET, *_MODEL})
     body = _backbone(words["backbone"], given)
     parts = _parts(words, _model_types())
     net = Net(body, **{field: parts[field] for field in _NET})
+    parts["objective"] = sharing(parts["objective"], parts["schedule"])
     return Model(net, **{field: parts[field] for field in _MODEL})
 
 

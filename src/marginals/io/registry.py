@@ -88,9 +88,9 @@ def latents(kind: str) -> "type[nn.Module]":
 
 def ladder(model: str) -> "Callable[..., Ladder]":
     """(network, **options) -> Ladder by the name of a model with learned latents."""
-    from marginals import vae
+    from marginals.autoencoders import hvae, vae
 
-    return _find("model", model, {"vae": vae.vae, "hvae": vae.hvae})
+    return _find("model", model, {"vae": vae, "hvae": hvae})
 
 
 def decoder(name: str) -> "Decoder":

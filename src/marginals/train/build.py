@@ -1,5 +1,6 @@
 """From a configuration and the data to an untrained model."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,15 +9,20 @@ from torch import nn
 from marginals.data.order import permutation
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
-from marginals.io.registry import factory
-from marginals.models import DataStats, Model
-from marginals.nn import MLP, PRESETS, UNet
+from marginals.generative import DataStats, Generative
+from marginals.io.registry import decoder, factory, ladder, latents
+from marginals.ladder import Ladder
+from marginals.nn import LATENT_PRESETS, MLP, PRESETS, UNet
 from marginals.pixels import to_float
-from marginals.train.config import TrainConfig
+from marginals.rung import KlObjective
+from marginals.train.config import LADDERS, TrainConfig
 
 __all__ = ["build_model", "data_stats", "look_at"]
 
 _MEASURED = 10_000  # pictures whose mean and standard deviation stand for all
+
+# What a model asks of its network beyond the preset. VDM must tell one pixel value from the next.
+_ALSO: dict[str, dict[str, Any]] = {"vdm": {"fourier": [2, 3, 4, 5, 6, 7, 8]}}
 
 
 def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
@@ -31,35 +37,57 @@ def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
     )
 
 
-def build_model(config: TrainConfig, stats: DataStats) -> Model:
+def build_model(config: TrainConfig, stats: DataStats) -> Generative:
     """The untrained model of a configuration; its first weights depend on `config.seed` only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.model in LADDERS:
+            return _ladder(config, stats)
         return factory(config.model)(_network(config, stats), data=stats)
 
 
+def _ladder(config: TrainConfig, stats: DataStats) -> Ladder:
+    law = decoder(config.decoder or "mixture")
+    preset = dict(_preset(LATENT_PRESETS, config.network or config.model))
+    kind = latents(preset.pop("kind"))
+    network = _construct(kind, _fixed(stats) | {"params": law.params}, preset, config)
+    options = {"beta": config.beta, "free_bits": config.free_bits, "warmup": config.kl_warmup}
+    objective = KlObjective(**{name: x for name, x in options.items() if x is not None})
+    return ladder(config.model)(network, decoder=law, objective=objective, data=stats)
+
+
 def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
-    classes = len(stats.classes)
-    channels, height, width = stats.shape
-    network = config.network or "demo"
-    if network == "mlp":
-        fixed: dict[str, Any] = {"dim": channels * height * width, "num_classes": classes}
-        return _construct(MLP, fixed, config.network_options)
-    if network not in PRESETS:
+    name = config.network or "demo"
+    if name == "mlp":
+        fixed = {"dim": math.prod(stats.shape), "num_classes": len(stats.classes)}
+        return _construct(MLP, fixed, {}, config)
+    preset = _preset(PRESETS | {"mlp": {}}, name)
+    return _construct(UNet, _fixed(stats), preset | _ALSO.get(config.model, {}), config)
+
+
+def _preset(table: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    if name not in table:
         raise MarginalsError(
-            f"there is no network preset {network!r}; choose one of {', '.join([*PRESETS, 'mlp'])}"
+            f"there is no network preset {name!r} for this model; choose one of {', '.join(table)}"
         )
+    return table[name]
+
+
+def _fixed(stats: DataStats) -> dict[str, Any]:
+    """What the pictures decide about a network for squares."""
+    channels, height, width = stats.shape
     if height != width:
         raise MarginalsError(
             f"the pictures are {width}x{height}, but the network takes squares; give a size"
         )
-    fixed = {"channels": channels, "size": height, "num_classes": classes}
-    return _construct(UNet, fixed, PRESETS[network] | config.network_options)
+    return {"channels": channels, "size": height, "num_classes": len(stats.classes)}
 
 
-def _construct(kind: type[nn.Module], fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def _construct(
+    kind: type[nn.Module], fixed: dict[str, Any], preset: dict[str, Any], config: TrainConfig
+) -> nn.Module:
     try:
-        return kind(**(options | fixed))
+        return kind(**(preset | config.network_options | fixed))
     except TypeError as error:
         reason = str(error).split("() ")[-1]
         raise MarginalsError(f"network_options do not fit a {kind.__name__}: {reason}") from None

@@ -32,7 +32,7 @@ __all__ = [
 ModelName = Literal[
     "vae", "hvae", "ddpm", "iddpm", "vdm", "v", "score", "edm", "flow", "score_ve", "score_sub_vp"
 ]
-DecoderName = Literal["logistic", "categorical", "gaussian", "bernoulli"]
+DecoderName = Literal["mixture", "logistic", "categorical", "gaussian", "bernoulli"]
 
 LADDERS = ("vae", "hvae")
 """Models whose latents are learned; all others are diffusion models, whose latents are noise."""
@@ -104,7 +104,7 @@ class TrainConfig(BaseModel):
     """Single settings of the network that replace those of the preset."""
 
     decoder: DecoderName | None = None
-    """vae, hvae: the law of a pixel given the latents; by default logistic (in 256 bins)."""
+    """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics."""
     beta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """vae, hvae: weight of the latents' KL in the loss; 1, the default, is the ELBO."""
     free_bits: float | None = Field(default=None, ge=0, allow_inf_nan=False)

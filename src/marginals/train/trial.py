@@ -47,7 +47,10 @@ def run_trial(
     """Time steps for about `seconds` (at least three) on a copy of the model."""
     began = time.monotonic()
     twin = engine.place(copy.deepcopy(model))
-    optimizer = engine.setup(twin, make_optimizer(config, twin))
+    optimizer = make_optimizer(config, twin)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # full steps without a warm-up could end in NaN
+    optimizer = engine.setup(twin, optimizer)
 
     def step(images: int) -> None:
         batch = feed(images)
