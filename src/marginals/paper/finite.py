@@ -204,3 +204,21 @@ def ladder_elbo_of_factors(ladder: Ladder) -> Tensor:
         total = total + expected(pair.flatten(1), ratio.flatten(1))
         here = pair.sum(1)
     return total + expected(here, ladder.top.log())
+
+
+def ladder_denoising_bound(ladder: Ladder) -> Tensor:
+    """Eq. 58 for any Markov ladder, not only for noise: the ELBO by steps back that know x, (X,).
+
+    E_q[log p(x | z_1)] − KL(q(z_T | x) ‖ p(z_T)) − Σ_{t≥2} E[KL(q(z_{t-1} | z_t, x) ‖
+    p(z_{t-1} | z_t))], the step back being Bayes' rule with x kept (Eq. 46).
+    """
+    here = ladder.up[0]  # q(z_{t-1} | x)
+    total = reconstruction(ladder.down[0], here)
+    for up, down in zip(ladder.up[1:], ladder.down[1:]):
+        pair = here.unsqueeze(2) * up  # q(z_{t-1}, z_t | x)
+        above = pair.sum(1)  # q(z_t | x)
+        back = pair / above.unsqueeze(1)
+        ratio = (back / down.T).log()
+        total = total - expected(pair.flatten(1), ratio.flatten(1))
+        here = above
+    return total - kl(here, ladder.top)

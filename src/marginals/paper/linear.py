@@ -134,10 +134,10 @@ def paths(chain: Chain, x0: Tensor, times: Sequence[int] | None = None) -> Tenso
     mean, cov = moments(chain, x0)
     chosen = [t for t in times or range(chain.steps + 1) if t > 0]
     root = torch.linalg.cholesky(cov[chosen][:, chosen]) * math.sqrt(len(chosen))
-    offsets = torch.cat([root.T, -root.T])  # (2k, k)
-    result = torch.full((len(offsets), *mean.shape), math.nan, dtype=mean.dtype)
+    offset = root.T.unsqueeze(2)  # (k, k, 1): one path, one variable, all of D alike
+    result = torch.full((2 * len(chosen), *mean.shape), math.nan, dtype=mean.dtype)
     result[:, 0] = x0
-    result[:, chosen] = mean[chosen] + offsets.unsqueeze(2)
+    result[:, chosen] = torch.cat([mean[chosen] + offset, mean[chosen] - offset])
     return result
 
 

@@ -1,17 +1,19 @@
-"""A linear-Gaussian chain as a :class:`~marginals.ladder.Ladder`, with every draw on record.
+"""Linear-Gaussian chains as models of the package: a Ladder, and a diffusion model.
 
-The bounds of a real ladder are averages over random latents, but at the latents that were drawn
-they are formulas. So they can be compared, exactly, with the log-densities of
-:mod:`marginals.paper.linear` at the recorded path.
+The bounds of a :class:`~marginals.ladder.Ladder` are averages over random latents, but at the
+latents that were drawn they are formulas. So they can be compared, exactly, with the
+log-densities of :mod:`marginals.paper.linear` at the recorded path.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..chain import mean_from_x0, posterior_variance
 from ..decoders import GaussianDecoder
-from ..gaussian import Normal
+from ..gaussian import Normal, Prior
 from ..ladder import Ladder
 from .linear import Chain, down, top, up
 
@@ -56,3 +58,24 @@ def as_ladder(chain: Chain) -> tuple[Ladder, list[LinearRung]]:
 def drawn_path(x0: Tensor, rungs: list[LinearRung], walk: int = 0) -> Tensor:
     """The path (B, T + 1, D) of one walk: x_0 (B, D), then what each rung drew, lowest first."""
     return torch.stack([x0, *(rung.drawn[walk] for rung in reversed(rungs))], 1)
+
+
+def constant_chain(answer: Tensor, prior: Prior, lams: Tensor) -> Chain:
+    """The chain of a diffusion model whose denoiser always answers the same picture, (D,).
+
+    ``lams`` (T,): the levels of x_1, ..., x_T, falling. Its steps back are q(x_{t-1} | x_t,
+    answer), its decoder is q(x_1 | x_0) read as a law of x_0, and its top law is ``prior``.
+    """
+    bars = torch.sigmoid(lams)  # ᾱ_1, ..., ᾱ_T
+    alphas = torch.cat([bars[:1], bars[1:] / bars[:-1]])
+    zero, one = torch.zeros_like(answer), torch.ones_like(answer)
+    levels = Chain(alphas, zero, zero, zero, zero, zero).levels
+    noise = (1.0 - bars[0]) / bars[0]
+    gain, shift, var = [one / bars[0].sqrt()], [zero], [noise * one]  # p(x_0 | x_1)
+    for s, t in pairwise(levels[1:]):
+        gain.append(mean_from_x0(one, zero, t, s))
+        shift.append(mean_from_x0(zero, answer, t, s))
+        var.append(posterior_variance(t, s) * one)
+    mean, spread = prior.moments(levels[-1])
+    c, d, s2 = (torch.stack(part) for part in (gain, shift, var))
+    return Chain(alphas, c, d, s2, one * mean, one * spread)
