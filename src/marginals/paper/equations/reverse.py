@@ -120,6 +120,7 @@ def _() -> Finding:
     says="A product of Gaussians is the exponential of a sum of squares; the numbers in front do "
     "not depend on where x was.",
     home=posterior,
+    note="From here to Eq. 83, ∝ means equal but for a number in front without x_{t-1}.",
 )
 def _() -> Finding:
     def bracket(f: Steps, x: Tensor) -> Tensor:

@@ -241,8 +241,8 @@ def _() -> Finding:
 @_average(
     "151",
     latex=_NABLA + r" = -\frac{1}{\sqrt{1-\bar\alpha_t}}\epsilon_0",
-    says="The score is the noise, with its sign turned and scaled: uphill is where the noise came "
-    "from.",
+    says="The score is the noise, turned round and scaled: the way uphill is straight against the "
+    "noise.",
     home=(ScorePrediction.row, Estimate.read, Mixture.score),
 )
 def _() -> Finding:

@@ -64,8 +64,8 @@ def _() -> Finding:
 @line(
     "132",
     latex=r"\sqrt{\bar\alpha_t}\,x_0 = " + _TWEEDIE,
-    says="The shrunken picture is the mean of the noise process, so this best guess stands for it; "
-    "for one single picture it is not equal to it.",
+    says="The shrunken picture is the mean of the noisy one, so the best guess of it stands in for "
+    "it; no single picture has to be equal to it.",
     home=(Estimate.read, ScorePrediction.row),
     status="expectation",
     erratum="E5",
