@@ -96,9 +96,8 @@ def line_45(chain: Chain, x0: Tensor) -> Tensor:
     """
     last = chain.steps
     path = paths(chain, x0, [max(last - 1, 1)])
-    total = (
-        first_reconstruction(chain, x0) - up(chain, path[:, last - 1], last).kl(top(chain)).mean()
-    )
+    prior = up(chain, path[:, last - 1], last).kl(top(chain))
+    total = first_reconstruction(chain, x0) - prior.mean()
     for t in range(1, last):
         path = paths(chain, x0, [t - 1, t + 1])
         consistency = up(chain, path[:, t - 1], t).kl(down(chain, path[:, t + 1], t + 1))

@@ -45,8 +45,8 @@ def _() -> Finding:
     "31",
     latex=r"q(x_t \mid x_{t-1}) = \mathcal{N}\left(x_t;\, \sqrt{\alpha_t}\, x_{t-1},\, "
     r"(1 - \alpha_t)\, \mathbf{I}\right)",
-    says="Each step fades the picture a little and adds just as much noise as keeps the overall "
-    "spread of the pixels at one.",
+    says="Each step fades the picture a little and adds noise, just as much as keeps the spread of "
+    "the pixels at one if it was one.",
     home=(forward_step, linear.up, linear.log_up),
 )
 def _() -> Finding:
