@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from marginals.errors import MarginalsError
 
 from .errata_numbers import NUMBERS
+from .letters import plain, scientific
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Erratum:
 
     def explained(self) -> str:
         """``really`` with its numbers filled in."""
-        return self.really.format(**self.numbers())
+        return scientific(self.really.format(**self.numbers()))
 
 
 def find(ids: Sequence[str]) -> list[Erratum]:
@@ -53,7 +54,7 @@ def words(erratum: Erratum, width: int = 80) -> str:
         ("really", erratum.explained()),
         ("so", erratum.advice),
     ):
-        lines.append(textwrap.fill(f"  {name:<8} {text}", width, subsequent_indent=" " * 11))
+        lines.append(textwrap.fill(f"  {name:<8} {plain(text)}", width, subsequent_indent=" " * 11))
     return "\n".join(lines)
 
 
@@ -80,7 +81,7 @@ ERRATA: tuple[Erratum, ...] = (
         "The term compares one small last step with pure noise, and one small step still shows "
         "nearly everything of the step before. On DDPM's thousand levels it is {eq45:.3f} nats "
         "({bits45:.2f} bits) for every pixel. The term of Eq. 58, which compares the whole walk "
-        "with pure noise, is {eq58:.1e} nats.",
+        "with pure noise, is {eq58:.0e} nats.",
         "Speak of a vanishing prior term only for Eq. 58.",
     ),
     Erratum(
@@ -110,7 +111,7 @@ ERRATA: tuple[Erratum, ...] = (
         "Equations 132 and 133 hold on average only",
         ("132", "133"),
         "x_0 equals the noisy picture plus the score, rescaled.",
-        "Many clean pictures lead to the same noisy one, so no formula can give back *the* clean "
+        "Many clean pictures lead to the same noisy one, so no formula can give back the one clean "
         "picture; this one gives the average of all that are possible. At step {step} of DDPM, for "
         "a pixel whose values lie in two heaps, the true value is off that average by "
         "{rms:.2f} (root mean square; mean square {mmse:.3f}).",

@@ -23,6 +23,11 @@ _SPELLINGS = (
 def mathml(latex: str) -> str:
     """A ``<math display="block">`` element for a page."""
     tree = parse(latex)
+    for element in tree.iter("munder"):
+        if len(element) == 2 and element[0].tag == "munder" and element[0][1].text == "\u23df":
+            brace = ET.Element("mrow", {"class": "brace"})  # fonts have no braces this wide
+            brace.append(element[0][0])
+            element[0] = brace
     return ET.tostring(tree, encoding="unicode", short_empty_elements=False)
 
 
@@ -57,6 +62,10 @@ def _mend(element: ET.Element) -> None:
         if before is not None and _upright(before) and _upright(child):
             before.text = (before.text or "") + (child.text or "")
             continue
+        row = element.tag in ("math", "mrow", "mtd", "mstyle")  # elsewhere a child has its place
+        opens = (child.text or "") in ("(", "[", "{", "=")
+        if before is not None and row and _word(before) and not opens:
+            children.append(ET.Element("mspace", {"width": "0.17em"}))
         children.append(child)
         if (child.get("mathvariant") or "").startswith("bold"):
             child.set("style", "font-weight: bold")
@@ -64,6 +73,11 @@ def _mend(element: ET.Element) -> None:
     needs = {"mfrac": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3}
     if len(children) >= needs.get(element.tag, 0):
         element[:] = children
+
+
+def _word(element: ET.Element) -> bool:
+    """log, exp, min: browsers put no space after them."""
+    return element.tag in ("mi", "mo") and len(element.text or "") > 1 and element.text != "KL"
 
 
 def _upright(element: ET.Element) -> bool:

@@ -8,6 +8,7 @@ from marginals.errors import MarginalsError
 
 from .catalogue import LUO, locate, module_of, neighbours, related
 from .equation import Equation, Result, run
+from .letters import plain
 from .mutate import Report
 from .terminal import flat, render
 
@@ -38,7 +39,7 @@ def listing(entries: Sequence[Equation], section: str | None = None) -> str:
             part = entry.part
             lines += ["", part]
         mark = {"wrong": "✗", "explained": "·"}.get(entry.status, " ")
-        says = textwrap.shorten(entry.says, WIDTH - 10, placeholder=" …")
+        says = textwrap.shorten(plain(entry.says), WIDTH - 10, placeholder=" …")
         lines.append(f"{entry.id:>6} {mark} {says}")
     luo = sum(not entry.id.startswith("X") for entry in wanted)
     lines += ["", f"{luo} of Luo's {LUO} equations, {len(wanted) - luo} extensions"]
@@ -97,7 +98,7 @@ def verdict(result: Result, *, long: bool = False) -> str:
     if long:
         when = f"checked now in {1e3 * result.seconds:.0f} ms"
         return _wrap(f"{mark} {error}, {when}: {result.finding.compared}", 2)
-    return f"{mark} {entry.id:>4}  {error:<24} {result.finding.compared}{slow}"
+    return f"{mark} {entry.id:>4}  {error:<24} {plain(result.finding.compared)}{slow}"
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -202,4 +203,4 @@ def mutation_json(report: Report) -> dict[str, Any]:
 
 
 def _wrap(text: str, indent: int = 0) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False)
+    return textwrap.fill(plain(text), WIDTH, subsequent_indent=" " * indent, break_long_words=False)

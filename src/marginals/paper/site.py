@@ -11,6 +11,7 @@ from marginals.io.atomic import write_text
 from . import errata, translate
 from .catalogue import LUO, locate, neighbours, related
 from .equation import Equation, Result
+from .letters import marked
 from .mathml import mathml
 from .show import MEANING
 
@@ -40,7 +41,7 @@ def build(results: Sequence[Result]) -> str:
         equations="\n".join(_section(part, group, entries) for part, group in sections),
         errata="\n".join(_erratum(erratum) for erratum in errata.ERRATA),
         lam=f"{LAM:g}",
-        dialects=_table([], [(name, _text(what)) for name, what in translate.DIALECTS.items()]),
+        dialects=_table([], [(name, marked(what)) for name, what in translate.DIALECTS.items()]),
         quantities="\n".join(_quantity(quantity) for quantity in translate.QUANTITIES),
         footer=f"Made by <code>marginals paper site</code>, version {marginals.__version__}. "
         "The paper: Calvin Luo, Understanding Diffusion Models: A Unified Perspective, arXiv "
@@ -136,7 +137,7 @@ def _card(result: Result, entries: Sequence[Equation]) -> str:
             f'<span class="tag {entry.status}" title="{_text(MEANING[entry.status])}">'
             f'{entry.status}</span><span class="right">{_verdict(result)}</span></div>',
             f'<div class="maths">{mathml(entry.latex)}</div>',
-            f'<p class="says">{_text(entry.says)}</p>',
+            f'<p class="says">{marked(entry.says)}</p>',
             _note(entry),
             _code(result),
             _near(entry, entries),
@@ -157,7 +158,7 @@ def _verdict(result: Result) -> str:
 
 def _note(entry: Equation) -> str:
     link = f' <a href="#{entry.erratum}">Erratum {entry.erratum}</a>' if entry.erratum else ""
-    return f'<p class="note">{_text(entry.note)}{link}</p>' if entry.note or link else ""
+    return f'<p class="note">{marked(entry.note)}{link}</p>' if entry.note or link else ""
 
 
 def _code(result: Result) -> str:
@@ -165,16 +166,19 @@ def _code(result: Result) -> str:
     lines = []
     if result.finding is not None:
         lines.append(
-            f"<p>Compared: {_text(result.finding.compared)}. Error {result.finding.error:.1e}, "
+            f"<p>Compared: {marked(result.finding.compared)}. Error {result.finding.error:.1e}, "
             f"allowed {entry.tolerance:.0e}, {1e3 * result.seconds:.0f} ms.</p>"
         )
     elif result.failure:
         lines.append(f"<p>{_text(result.failure)}</p>")
     places = [locate(home) for home in entry.homes]
     for place in places:
-        lines.append(f"<p><code>{_text(place)}</code></p><pre>{_text(place.source)}</pre>")
-    names = ", ".join(place.name for place in places)
-    title = f"Code and check: <code>{_text(names)}</code>"
+        lines.append(
+            f"<p><code>{_text(place.name)}</code> in <code>{_text(place)}</code></p>"
+            f"<pre>{_text(place.source)}</pre>"
+        )
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    title = f"Code and check: <code>{_text(places[0].name)}</code>{more}"
     return f"<details><summary>{title}</summary>{''.join(lines)}</details>"
 
 
@@ -200,7 +204,7 @@ def _erratum(erratum: errata.Erratum) -> str:
         ("really", erratum.explained()),
         ("so", erratum.advice),
     )
-    body = "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in rows)
+    body = "".join(f"<dt>{name}</dt><dd>{marked(text)}</dd>" for name, text in rows)
     return (
         f'<article id="{erratum.id}"><h3>{erratum.id} · {_text(erratum.title)}</h3>'
         f'<p class="soft">Equation {links}</p><dl>{body}</dl></article>'
@@ -209,7 +213,12 @@ def _erratum(erratum: errata.Erratum) -> str:
 
 def _quantity(quantity: translate.Quantity) -> str:
     rows = [
-        (_text(s.dialect), _text(s.symbol), translate.shown(s.value(LAM)), f"<code>{s.code}</code>")
+        (
+            _text(s.dialect),
+            marked(s.symbol),
+            translate.shown(s.value(LAM)),
+            f"<code>{s.code}</code>",
+        )
         for s in quantity.spellings
     ]
     head = ("dialect", "written", "value", "code")
@@ -222,4 +231,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are HTML already."""
     top = "<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>" if head else ""
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table>{top}{body}</table></div>'
+    kind = "" if head else ' class="small"'
+    return f'<div class="scroll"><table{kind}>{top}{body}</table></div>'

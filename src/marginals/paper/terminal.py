@@ -12,18 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .boxes import Box, beside, box, braced, fence, fraction, scripts, stacked, width
+from .letters import ACCENTS, SUBSCRIPTS, SUPERSCRIPTS, WRITTEN, letter, small
 from .mathml import parse
 
-_SMALL = dict(zip("0123456789+−=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
-_RAISED = dict(zip("0123456789+−=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ")) | {"⊤": "ᵀ", "′": "′", "*": "*"}
-_ACCENTS = {"^": "\u0302", "ˆ": "\u0302", "¯": "\u0304", "‾": "\u0304", "~": "\u0303"}
-_ACCENTS |= {"˜": "\u0303", "˙": "\u0307", "→": "\u20d7", "―": "\u0304", "_": "\u0304"}
 _RELATIONS = set("=≠≤≥<>≈≡∝→←∼⟺⇒⇔≔⟶⟹↔") | {":="}
 _SIGNS = set("+−±")
 _BINARY = _RELATIONS | _SIGNS | set("×·⊙∘∣∥∈")
 _OPEN, _CLOSE = set("([{"), set(")]}")
 _BIG = set("∑∏∫⋃")
-_WRITTEN = {"-": "−", "∗": "*", "|": "∣", "⩽": "≤", "⩾": "≥", "~": "∼", "ϵ": "ε", "ϕ": "φ"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Layout:
         base, scripts_ = parts[0], parts[1:]
         below = scripts_[0] if name in ("msub", "munder", "msubsup", "munderover") else None
         above = scripts_[-1] if name in ("msup", "mover", "msubsup", "munderover") else None
-        if name == "mover" and (mark := _ACCENTS.get((parts[1].text or "").strip())):
+        if name == "mover" and (mark := ACCENTS.get((parts[1].text or "").strip())):
             return Atom(_accented(self.one(base), mark))
         if name == "munder" and (parts[1].text or "").strip() in ("⏟", "\u23df"):
             return Atom(self.one(base))  # the brace itself; its label is the munder around it
@@ -144,7 +140,7 @@ class Layout:
 
     def _script(self, base: Box, sub: Box | None, sup: Box | None) -> Box:
         """Small characters where they exist, else below and above the line."""
-        for mark, part, table in (("_", sub, _SMALL), ("^", sup, _RAISED)):
+        for mark, part, table in (("_", sub, SUBSCRIPTS), ("^", sup, SUPERSCRIPTS)):
             text = _inline(part, mark, table, anything=self.flat) if part else None
             if text is None:
                 continue
@@ -155,10 +151,10 @@ class Layout:
 
 def _leaf(element: ET.Element) -> Atom:
     text = unicodedata.normalize("NFC", element.text or "")
-    text = "".join(_letter(char) for char in text).replace("\u2061", "")
+    text = "".join(letter(char) for char in text).replace("\u2061", "")
     if element.tag == "mtext":
         return Atom(box(text))
-    text = _WRITTEN.get(text.strip(), text.strip())
+    text = WRITTEN.get(text.strip(), text.strip())
     if len(text) > 1 and text.isalpha():
         return Atom(box(text), word=True)
     if element.tag == "mo" or text in _BINARY | _BIG or text in ("‖", "∣"):
@@ -166,17 +162,12 @@ def _leaf(element: ET.Element) -> Atom:
     return Atom(box(text))
 
 
-def _letter(char: str) -> str:
-    """Letters of special alphabets (𝔼, 𝒩) as plain ones: few terminal fonts have them."""
-    return unicodedata.normalize("NFKC", char) if ord(char) > 0xFFFF else _WRITTEN.get(char, char)
-
-
 def _inline(part: Box, mark: str, table: dict[str, str], *, anything: bool) -> str | None:
     if part.height > 1:
         return None
     text = part.lines[0]
-    if all(char in table for char in text):
-        return "".join(table[char] for char in text)
+    if (tiny := small(text, table)) is not None:
+        return tiny
     if width(text) == 1 or text == "KL":
         return mark + text
     return f"{mark}{{{text}}}" if anything else None
@@ -200,11 +191,11 @@ def _wrapped(part: Box, signs: str = "") -> str:
 
 
 def _down(sign: Box, inside: Box) -> Box:
-    return (
-        sign
-        if inside.height < 3
-        else Box((*[" "] * inside.base, "√", *[" "] * inside.below), inside.base)
-    )
+    """A sign on the line of what it stands before."""
+    if inside.height < 3:
+        return sign
+    empty = " " * sign.width
+    return Box((*[empty] * inside.base, *sign.lines, *[empty] * inside.below), inside.base)
 
 
 # ---- atoms → lines -----------------------------------------------------------------------------
