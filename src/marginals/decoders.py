@@ -26,7 +26,7 @@ from .gaussian import log_normal_bin, sum_dims
 from .pixels import BIN_WIDTH, BINS, to_float, to_uint8
 
 _HALF = 0.5 * BIN_WIDTH
-_EDGE = 1.0 - BIN_WIDTH  # bins between −_EDGE and _EDGE have two ends, the others are open
+_WIDEST = 14.0
 
 
 class Decoder(ABC):
@@ -127,7 +127,10 @@ class Bernoulli(Decoder):
 
 @dataclass(frozen=True)
 class _Spread(Decoder):
-    """A law with a mean and a spread: ``std`` fixed (one number), or learned as its log (two)."""
+    """A law with a mean and a spread: ``std`` fixed (one number), or learned as its log (two).
+
+    A log-spread beyond ±14 is read as ±14: a millionth and a million are as good as 0 and ∞.
+    """
 
     std: float | None = None
 
@@ -147,7 +150,7 @@ class _Spread(Decoder):
         mean = parts[:, 0]
         if self.std is not None:
             return mean, torch.full_like(mean, math.log(self.std))
-        return mean, parts[:, 1]
+        return mean, parts[:, 1].clamp(-_WIDEST, _WIDEST)
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ def discretised_gaussian(pixels: Tensor, mean: Tensor, std: Tensor | float) -> T
 
     DDPM's last step (Ho et al. 2020, Eq. 13) on the bins of :mod:`.pixels`; the outer bins reach to
     ∓∞. ``pixels``: uint8; ``mean``: of that shape; ``std``: a number or what broadcasts. Exact for
-    every std from 1e-6 to 1e6 and every distance (:func:`.gaussian.log_normal_bin`), with finite gradients.
+    every std from 1e-6 to 1e6 and every distance, with finite gradients (:func:`.log_normal_bin`).
     """
     if pixels.dtype != torch.uint8:
         raise MarginalsError(

@@ -88,13 +88,14 @@ class Generative(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Dropout and its like switched off, and afterwards as they were."""
-        was = self.training
+        """Dropout and its like switched off, and afterwards every module as it was."""
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             yield
         finally:
-            self.train(was)
+            for module, mode in modes:
+                module.training = mode
 
     def _meet(self, x: Tensor) -> None:
         """Take the shape of the data from their first batch, if nothing was known."""

@@ -217,6 +217,22 @@ class TestEveryDecoder:
         assert torch.allclose(decoder.log_prob(x, out), wanted, rtol=1e-6)
         assert decoder.mean(out).dtype == torch.float32
 
+    @pytest.mark.parametrize("huge", [-1e4, 1e4])
+    def test_absurd_outputs_of_a_float32_network_have_finite_nats_and_gradients(
+        self, decoder, huge
+    ):
+        x = torch.tensor([[0, 3, 128, 255]], dtype=torch.uint8)
+        x = to_float(x) if decoder.density else x
+        out = torch.full((1, 4 * decoder.params), huge)
+        if decoder.params == 2:
+            out[0, :4] = 0.3  # any mean, an absurd spread
+        elif decoder.density or decoder in (DiscretisedLogistic(0.05), DiscretisedGaussian(0.1)):
+            out = 0.01 * out
+        out.requires_grad_()
+        nats = decoder.log_prob(x, out)
+        nats.sum().backward()
+        assert bool(nats.isfinite()) and out.grad is not None and bool(out.grad.isfinite().all())
+
     def test_refuses_the_wrong_kind_of_data_and_of_output(self, decoder):
         whole, real = torch.zeros(1, 2, 3, 3, dtype=torch.uint8), torch.zeros(1, 2, 3, 3)
         right, wrong = (real, whole) if decoder.density else (whole, real)
