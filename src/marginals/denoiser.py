@@ -30,8 +30,10 @@ class Estimate:
     """What a denoiser knows about x at level λ; every reading is a property, computed on demand.
 
     ``out`` (shape of x) is the output and ``prediction`` says what it is; ``var`` is the posterior
-    variance Var[x0 | x] per entry where the denoiser knows it. For an exact denoiser the readings
-    are posterior means: x0 is E[x0 | x], ``score`` is ∇ log q(x) (Tweedie, Luo Eqs. 131-133, 151).
+    variance Var[x0 | x] per entry where the denoiser knows it; ``mix`` is what a network trained
+    for it says of the variance of a step, from 0, small, to 1, large (:mod:`.ancestral`). For an
+    exact denoiser the readings are posterior means: x0 is E[x0 | x], ``score`` is ∇ log q(x)
+    (Tweedie, Luo Eqs. 131-133, 151).
     """
 
     x: Tensor
@@ -40,6 +42,7 @@ class Estimate:
     out: Tensor
     prediction: Prediction = X0
     var: Tensor | None = None
+    mix: Tensor | None = None
 
     @property
     def level(self) -> Level:
@@ -128,7 +131,7 @@ class Rescaled:
     def __call__(self, x: Tensor, lam: Real, cond: Tensor | None = None) -> Estimate:
         inner = x * expand(units(lam, self.scaling, self.denoiser.scaling), x)
         est = self.denoiser(inner, lam, cond)
-        return Estimate(x, lam, self.scaling, est.out, est.prediction, est.var)
+        return Estimate(x, lam, self.scaling, est.out, est.prediction, est.var, est.mix)
 
 
 Backbone = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -146,7 +149,8 @@ class Net(nn.Module):
     * ``label``: the schedule whose time t(λ) the backbone is told. Fixed by training.
 
     The backbone is called as ``backbone(x, t, cond)`` with t of shape (B,), or ``backbone(x, t)``
-    if it takes only two arguments.
+    if it takes only two arguments. A backbone that answers with twice x's channels says a second
+    thing, the variance of a step (``Estimate.mix``).
     """
 
     def __init__(
@@ -172,4 +176,10 @@ class Net(nn.Module):
         t = t.to(x.dtype).expand(len(x)) if isinstance(t, Tensor) else x.new_full((len(x),), t)
         t = t.clamp(0.0, 1.0)  # a level beyond the label's range is told as its end
         out = self.backbone(inner, t) if cond is None else self.backbone(inner, t, cond)
-        return Estimate(x, lam, self.scaling, out, self.prediction)
+        if out.shape[1] == x.shape[1]:
+            return Estimate(x, lam, self.scaling, out, self.prediction)
+        out, second = out.chunk(2, 1)
+        mix = 0.5 * (
+            second + 1.0
+        )  # the network's answer is 0 at first: halfway (Nichol & Dhariwal)
+        return Estimate(x, lam, self.scaling, out, self.prediction, mix=mix)
