@@ -77,13 +77,17 @@ def _() -> Finding:
         torch.distributions.Normal(mean, f.var_q.sqrt())
         for mean in (f.mean_q(f.x_hat), f.mean_q(f.x0))
     )
-    return equal(_kl(f), torch.distributions.kl_divergence(q, p).sum(1), f"KL, {_ON}")
+    kl = torch.distributions.kl_divergence(q, p).sum(1)
+    ours = mean_from_x0(f.x_t, f.x_hat, f.t, f.s)
+    return all_equal([(_kl(f), kl), (ours, p.mean)], f"KL and the model's mean, {_ON}")
 
 
-def _loss(f: Steps) -> Tensor:
-    """Luo Eq. 92 with the package's means and variance, (B,)."""
+def _loss(f: Steps, printed: Tensor) -> Finding:
+    """Luo Eq. 92 with the package's means and variance against a line's loss, (B,)."""
     p, q = (mean_from_x0(f.x_t, x0, f.t, f.s) for x0 in (f.x_hat, f.x0))
-    return mean_gap(p, q, posterior_variance(f.t, f.s))
+    pairs = [(mean_gap(p, q, posterior_variance(f.t, f.s)), printed)]
+    pairs += [(p, f.mean_q(f.x_hat)), (q, f.mean_q(f.x0))]
+    return all_equal(pairs, f"loss and means, {_ON}")
 
 
 @line(
@@ -97,7 +101,7 @@ def _() -> Finding:
     f = steps()
     keep, share = f.a.sqrt() * (1 - f.prev) * f.x_t, f.prev.sqrt() * (1 - f.a)
     both = ((keep + share * x0) / (1 - f.bar) for x0 in (f.x_hat, f.x0))
-    return equal(_loss(f), f.loss(*both), f"loss, {_ON}")
+    return _loss(f, f.loss(*both))
 
 
 @line(
@@ -110,7 +114,7 @@ def _() -> Finding:
 def _() -> Finding:
     f = steps()
     share = f.prev.sqrt() * (1 - f.a) / (1 - f.bar)
-    return equal(_loss(f), f.loss(share * f.x_hat, share * f.x0), f"loss, {_ON}")
+    return _loss(f, f.loss(share * f.x_hat, share * f.x0))
 
 
 @line(
@@ -123,7 +127,7 @@ def _() -> Finding:
 def _() -> Finding:
     f = steps()
     share = f.prev.sqrt() * (1 - f.a) / (1 - f.bar)
-    return equal(_loss(f), f.loss(share * (f.x_hat - f.x0)), f"loss, {_ON}")
+    return _loss(f, f.loss(share * (f.x_hat - f.x0)))
 
 
 @line(

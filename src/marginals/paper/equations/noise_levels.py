@@ -231,6 +231,8 @@ def _() -> Finding:
     bar = torch.as_tensor(at.alpha) ** 2
     pairs = [(snr(at) / (-omega).exp(), torch.ones_like(omega))]
     pairs += [(level(bar.unsqueeze(1)).lam / -omega, torch.ones_like(omega))]
+    # the ratio is the same for data of another spread, whose units are others
+    pairs += [(snr(UnitVariance(0.6)(-omega)) * omega.exp(), torch.ones_like(omega))]
     return all_equal(pairs, "41 levels from ω = -13.3 to 8, relative")
 
 
@@ -265,10 +267,13 @@ def _() -> Finding:
 )
 def _() -> Finding:
     omega = _omega()
-    _, sigma = UnitVariance(1.0)._alpha_sigma(-omega)
+    alpha, sigma = UnitVariance(1.0)._alpha_sigma(-omega)
+    _, other = UnitVariance(0.6)._alpha_sigma(-omega)  # data of another spread
     _, rough = UnitVariance(1.0)._alpha_sigma(-omega.float())
     one = torch.ones_like(omega)
     lost = ((1.0 - torch.sigmoid(-omega.float())).double() / _sigmoid(omega) - 1.0).abs().max()
     kept = (rough.double() ** 2 / _sigmoid(omega) - 1.0).abs().max()
     require(bool(kept < 3e-6) and bool(lost > 1e-3), "32-bit numbers keep the noise's digits")
-    return all_equal([(sigma**2 / _sigmoid(omega), one)], "41 levels, relative; and in 32 bits")
+    pairs = [(sigma**2 / _sigmoid(omega), one), (alpha**2 + sigma**2, one)]
+    pairs += [(other**2 * (1.0 + 0.36 * (-omega).exp()), one)]
+    return all_equal(pairs, "41 levels from ω = -13.3 to 8, relative; and in 32 bits")

@@ -45,10 +45,11 @@ def _share(f: Steps) -> Tensor:
     return (1 - f.a) / ((1 - f.bar).sqrt() * f.a.sqrt())
 
 
-def _loss(f: Steps) -> Tensor:
-    """Luo Eq. 92 with both means told by noise, (B,)."""
+def _loss(f: Steps, printed: Tensor) -> Finding:
+    """Luo Eq. 92 with both means told by noise against a line's loss, (B,)."""
     q, p = (mean_from_eps(f.x_t, eps, f.t, f.s) for eps in (f.eps, f.eps_hat))
-    return mean_gap(p, q, posterior_variance(f.t, f.s))
+    pairs = [(mean_gap(p, q, posterior_variance(f.t, f.s)), printed), (q, f.mean_q(f.x0))]
+    return all_equal(pairs, f"loss and means, {_ON}, an untrained network")
 
 
 @line(
@@ -246,7 +247,7 @@ def _() -> Finding:
 def _() -> Finding:
     f = steps()
     p, q = (f.x_t / f.a.sqrt() - _share(f) * eps for eps in (f.eps_hat, f.eps))
-    return equal(_loss(f), f.loss(p, q), f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(p, q))
 
 
 @line(
@@ -259,8 +260,7 @@ def _() -> Finding:
 )  # fmt: skip
 def _() -> Finding:
     f = steps()
-    loss = f.loss(_share(f) * f.eps, _share(f) * f.eps_hat)
-    return equal(_loss(f), loss, f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(_share(f) * f.eps, _share(f) * f.eps_hat))
 
 
 @line(
@@ -273,8 +273,7 @@ def _() -> Finding:
 )  # fmt: skip
 def _() -> Finding:
     f = steps()
-    loss = f.loss(_share(f) * (f.eps - f.eps_hat))
-    return equal(_loss(f), loss, f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(_share(f) * (f.eps - f.eps_hat)))
 
 
 @line(
@@ -297,5 +296,6 @@ def _() -> Finding:
     by_picture = weight_x0(f.t, f.s) * ((picture - f.x0) ** 2).sum(1)
     one = torch.ones_like(error)
     pairs = [(w(f.t, f.s) / printed.squeeze(1), one) for w in (weight_eps, weight_expm1)]
-    pairs += [(weight_eps(f.t, f.s) * error, by_picture), (by_picture, _loss(f))]
+    pairs += [(weight_eps(f.t, f.s) * error, by_picture)]
+    pairs += [(by_picture, f.loss(_share(f) * (f.eps - f.eps_hat)))]
     return all_equal(pairs, f"weights relative, and the loss as Eq. 99 has it, {_ON}")

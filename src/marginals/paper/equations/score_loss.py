@@ -58,10 +58,11 @@ def _share(f: Steps) -> Tensor:
     return (1 - f.a) / f.a.sqrt()
 
 
-def _loss(f: Steps) -> Tensor:
-    """Luo Eq. 92 with both means told by a slope, (B,)."""
+def _loss(f: Steps, printed: Tensor) -> Finding:
+    """Luo Eq. 92 with both means told by a slope against a line's loss, (B,)."""
     q, p = (mean_from_score(f.x_t, score, f.t, f.s) for score in (_slope(f), f.s_hat))
-    return mean_gap(p, q, posterior_variance(f.t, f.s))
+    pairs = [(mean_gap(p, q, posterior_variance(f.t, f.s)), printed), (q, f.mean_q(f.x0))]
+    return all_equal(pairs, f"loss and means, {_ON}, an untrained network")
 
 
 def _number(value: float) -> Tensor:
@@ -115,7 +116,7 @@ def _() -> Finding:
 def _() -> Finding:
     f = steps()
     p, q = (f.x_t / f.a.sqrt() + _share(f) * score for score in (f.s_hat, _slope(f)))
-    return equal(_loss(f), f.loss(p, q), f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(p, q))
 
 
 @_given(
@@ -127,8 +128,7 @@ def _() -> Finding:
 )  # fmt: skip
 def _() -> Finding:
     f = steps()
-    loss = f.loss(_share(f) * f.s_hat, _share(f) * _slope(f))
-    return equal(_loss(f), loss, f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(_share(f) * f.s_hat, _share(f) * _slope(f)))
 
 
 @_given(
@@ -140,8 +140,7 @@ def _() -> Finding:
 )  # fmt: skip
 def _() -> Finding:
     f = steps()
-    loss = f.loss(_share(f) * (f.s_hat - _slope(f)))
-    return equal(_loss(f), loss, f"loss, {_ON}, an untrained network")
+    return _loss(f, f.loss(_share(f) * (f.s_hat - _slope(f))))
 
 
 @line(
@@ -165,7 +164,8 @@ def _() -> Finding:
     printed = ((1 - f.a) ** 2 / (2 * f.var_q * f.a)).squeeze(1)
     one = torch.ones_like(printed)
     weight = weight_score(f.t, f.s)
-    pairs = [(weight / printed, one), (weight * ((f.s_hat - _slope(f)) ** 2).sum(1), _loss(f))]
+    loss = f.loss(_share(f) * (f.s_hat - _slope(f)))
+    pairs = [(weight / printed, one), (weight * ((f.s_hat - _slope(f)) ** 2).sum(1), loss)]
     pairs += [(weight_eps(f.t, f.s) * (1 - f.bar).squeeze(1) / printed, one)]
     pairs += [pair for seed in (5, 6) for pair in _both_scores(seed)]
     return all_equal(pairs, f"weight, loss, {_ON}; the gap of the two readings on a line")
