@@ -1,7 +1,7 @@
 """Diffusion is a hierarchical VAE: a ladder of diffusion rungs is the discrete diffusion ELBO.
 
-The rungs here know nothing of the formulas they are compared with: their fixed posterior is Bayes'
-rule for two Gaussian factors, and the KL is the ladder's general one.
+Twice: with the rungs of :mod:`marginals.ancestral`, and with rungs that know nothing of the chain's
+formulas, whose fixed posterior is Bayes' rule for two Gaussian factors. The KL is the ladder's own.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from marginals.ancestral import State, diffusion_rungs
 from marginals.decoders import Categorical, GaussianDecoder
 from marginals.denoiser import Net
 from marginals.gaussian import Normal, Prior
@@ -55,7 +56,6 @@ class Step(Top):
 
     def __init__(self, denoiser, t, s):
         self.denoiser, self.t, self.s = denoiser, t, s
-        self.states = []
 
     def reverse(self, x_t, x0):
         t, s = self.t, self.s
@@ -66,31 +66,48 @@ class Step(Top):
         return Normal(mean, torch.tensor(-0.5 * math.log(precision), dtype=torch.float64))
 
     def prior(self, above):
-        self.states.append(above)
         return self.reverse(above, self.denoiser(above, self.t.lam).x0)
 
     def posterior(self, evidence, above):
         return self.reverse(above, evidence)
 
 
-def ladder_of(denoiser, ends, steps, decoder):
-    """The chain of ``discrete_elbo`` as a ladder, and its steps, which remember their states."""
-    levels = [
-        denoiser.scaling(v)
-        for v in grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)
-    ]
-    rungs = [Step(denoiser, t, s) for t, s in itertools.pairwise(levels)]
-    alpha, sigma, last = levels[-1].alpha, levels[-1].sigma, []
+class Watched:
+    """A rung that remembers what was drawn."""
 
-    def decode(x):
-        last.append(x)
+    def __init__(self, rung):
+        self.rung, self.prior, self.posterior = rung, rung.prior, rung.posterior
+        self.drawn = None
+
+    def carry(self, z, above):
+        self.drawn = z
+        return self.rung.carry(z, above)
+
+
+def ladder_of(denoiser, ends, steps, decoder, build="bayes"):
+    """The chain of ``discrete_elbo`` as a ladder, its levels, and the states of its last walk."""
+    lams = grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)
+    levels = [denoiser.scaling(lam) for lam in lams]
+    if build == "bayes":
+        pairs = itertools.pairwise(levels)
+        rungs = [Top(levels[0], ends.prior), *(Step(denoiser, t, s) for t, s in pairs)]
+    else:
+        rungs = diffusion_rungs(denoiser, lams, ends.prior)
+    rungs = [Watched(rung) for rung in rungs]
+    alpha, sigma = levels[-1].alpha, levels[-1].sigma
+
+    def decode(above):
+        x = above.x if isinstance(above, State) else above
         if isinstance(decoder, GaussianDecoder):
             return torch.cat([x / alpha, torch.full_like(x, math.log(sigma / alpha))], 1)
         centres = alpha * to_float(torch.arange(256, dtype=torch.uint8), torch.float64)
         return -0.5 * ((x[:, None] - centres[:, None]) / sigma).square().flatten(1)
 
-    ladder = Ladder([Top(levels[0], ends.prior), *rungs], decode, decoder)
-    return ladder, levels, lambda: [*(rung.states[-1] for rung in rungs), last[-1]]
+    def root(n, cond):
+        return None if build == "bayes" else State(torch.empty(n, 2, dtype=torch.float64), cond)
+
+    ladder = Ladder(rungs, decode, decoder, root=root)
+    return ladder, levels, lambda: [rung.drawn for rung in rungs]
 
 
 def known_noise(x0, levels, states, std=0.8):
@@ -121,11 +138,12 @@ DENOISERS = [
 ]
 
 
+@pytest.mark.parametrize("rungs", ["bayes", "core"])
 @pytest.mark.parametrize("build", DENOISERS)
 @pytest.mark.parametrize("steps", [1, 9])
 @pytest.mark.parametrize("whole", [False, True], ids=["density", "whole numbers"])
 def test_a_ladder_with_diffusion_rungs_is_the_discrete_diffusion_elbo(
-    build, steps, whole, monkeypatch
+    rungs, build, steps, whole, monkeypatch
 ):
     """On the same states, every part of Luo Eq. 58 agrees to 1e-12.
 
@@ -136,7 +154,7 @@ def test_a_ladder_with_diffusion_rungs_is_the_discrete_diffusion_elbo(
     x = mixture().sample(6, seed=2)[0]
     x = torch.randint(0, 256, x.shape, dtype=torch.uint8) if whole else x
     decoder = Categorical() if whole else GaussianDecoder()
-    ladder, levels, states = ladder_of(denoiser, ends, steps, decoder)
+    ladder, levels, states = ladder_of(denoiser, ends, steps, decoder, rungs)
     mine = ladder.elbo(x)
     x0 = to_float(x, torch.float64) if whole else x
     of_steps, of_decoder, noises = known_noise(x0, levels, states())
