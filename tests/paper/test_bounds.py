@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from marginals.paper import dense, finite, first_bound, linear, second_bound, tables
 from marginals.paper.equation import CATALOGUE, run
@@ -39,6 +40,16 @@ def test_pages_follow_the_numbers():
     assert (pages[0], pages[-1]) == (2, 10)
 
 
+def test_the_dense_laws_are_what_torch_says():
+    chain, x0 = dense.some_chain(4)
+    laws = dense.forward_law(chain, x0), dense.model_posterior(chain, x0)
+    known = [MultivariateNormal(*law) for law in laws]
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    for law, truth in zip(laws, known, strict=True):
+        assert torch.allclose(law.log_prob(x), truth.log_prob(x), atol=1e-12)
+    assert torch.allclose(laws[0].kl(laws[1]), kl_divergence(*known), atol=1e-12)
+
+
 def test_quadratic_functions_average_exactly_over_the_paths_and_others_do_not():
     chain, x0 = dense.some_chain(4)
     law = dense.forward_law(chain, x0)
@@ -47,9 +58,9 @@ def test_quadratic_functions_average_exactly_over_the_paths_and_others_do_not():
     x = paths[:, 1:]
     assert torch.allclose(x.mean(0).T, law.mean, atol=1e-12)
     second = torch.einsum("nid,njd->dij", x, x) / len(x)
-    assert torch.allclose(second - law.mean[:, :, None] * law.mean[:, None], law.covariance_matrix)
+    assert torch.allclose(second - law.mean[:, :, None] * law.mean[:, None], law.cov)
     fourth = (x[:, 0] - law.mean[:, 0]).pow(4).mean(0)
-    assert not torch.allclose(fourth, 3.0 * law.covariance_matrix[:, 0, 0] ** 2)
+    assert not torch.allclose(fourth, 3.0 * law.cov[:, 0, 0] ** 2)
 
 
 def test_an_expectation_over_too_few_variables_is_nan():
@@ -92,7 +103,7 @@ def test_the_second_form_is_the_less_noisy_one():
     """One random path at a time: the terms of Eq. 58 vary less than those of Eq. 44."""
     torch.manual_seed(0)
     chain, x0 = dense.some_chain(4)
-    walks = dense.forward_law(chain, x0).sample((4000,)).transpose(1, 2)
+    walks = MultivariateNormal(*dense.forward_law(chain, x0)).sample((4000,)).mT
     path = torch.cat([x0.expand(4000, 1, -1), walks], 1)
     first = first_bound.line_40(chain, path)
     second = linear.log_down(chain, path, 1)

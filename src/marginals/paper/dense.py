@@ -6,12 +6,35 @@ is N((I − M)⁻¹·b, (I − M)⁻¹·S²·(I − M)⁻ᵀ); marginals pick ro
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Normal
 
 from .linear import Chain
+
+
+class Law(NamedTuple):
+    """D Gaussians of n numbers each: ``mean`` (D, n), ``cov`` (D, n, n)."""
+
+    mean: Tensor
+    cov: Tensor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """x (..., D, n) → (..., D), in nats."""
+        gap = (x - self.mean).unsqueeze(-1)
+        square = (gap.mT @ torch.linalg.inv(self.cov) @ gap)[..., 0, 0]
+        return -0.5 * (square + torch.logdet(2.0 * math.pi * self.cov))
+
+    def kl(self, other: "Law") -> Tensor:
+        """KL( self ‖ other ), (D,), in nats."""
+        inverse = torch.linalg.inv(other.cov)
+        gap = (self.mean - other.mean).unsqueeze(2)
+        square = (gap.mT @ inverse @ gap)[..., 0, 0]
+        trace = (inverse @ self.cov).diagonal(dim1=1, dim2=2).sum(1)
+        widths = torch.logdet(other.cov) - torch.logdet(self.cov)
+        return 0.5 * (widths - self.mean.shape[1] + trace + square)
 
 
 def some_chain(steps: int, dims: int = 3, seed: int = 0) -> tuple[Chain, Tensor]:
@@ -50,45 +73,45 @@ def perfect_chain(steps: int, mean: float, std: float, seed: int = 0) -> Chain:
     return Chain(alphas, columns[0], columns[1], columns[2], before_mean[None], before_var[None])
 
 
-def forward_law(chain: Chain, x0: Tensor) -> MultivariateNormal:
+def forward_law(chain: Chain, x0: Tensor) -> Law:
     """q(x_1:T | x_0): D laws of T numbers."""
     root, steps = chain.alphas.sqrt(), chain.steps
     system = torch.eye(steps, dtype=x0.dtype) - torch.diag(root[1:], -1)
     inverse = torch.linalg.inv(system)
     cov = inverse @ torch.diag(1.0 - chain.alphas) @ inverse.T
     mean = inverse[:, 0] * root[0] * x0.unsqueeze(1)
-    return MultivariateNormal(mean, cov.expand(len(x0), -1, -1))
+    return Law(mean, cov.expand(len(x0), -1, -1))
 
 
-def model_law(chain: Chain) -> MultivariateNormal:
+def model_law(chain: Chain) -> Law:
     """p(x_0:T): D laws of T + 1 numbers."""
     system = torch.eye(chain.steps + 1, dtype=chain.gain.dtype) - torch.diag_embed(chain.gain.T, 1)
     inverse = torch.linalg.inv(system)
     offset = torch.cat([chain.shift, chain.top_mean.unsqueeze(0)]).T
     noise = torch.cat([chain.var, chain.top_var.unsqueeze(0)]).T
     cov = inverse @ torch.diag_embed(noise) @ inverse.mT
-    return MultivariateNormal((inverse @ offset.unsqueeze(2)).squeeze(2), cov)
+    return Law((inverse @ offset.unsqueeze(2)).squeeze(2), cov)
 
 
 def log_evidence(chain: Chain, x0: Tensor) -> Tensor:
     """log p(x_0), a number."""
     law = model_law(chain)
-    return Normal(law.mean[:, 0], law.covariance_matrix[:, 0, 0].sqrt()).log_prob(x0).sum()
+    return Normal(law.mean[:, 0], law.cov[:, 0, 0].sqrt()).log_prob(x0).sum()
 
 
-def model_posterior(chain: Chain, x0: Tensor) -> MultivariateNormal:
+def model_posterior(chain: Chain, x0: Tensor) -> Law:
     """p(x_1:T | x_0): D laws of T numbers."""
     law = model_law(chain)
-    mean, cov = law.mean, law.covariance_matrix
+    mean, cov = law.mean, law.cov
     slope = cov[:, 1:, 0] / cov[:, :1, 0]
     shifted = mean[:, 1:] + slope * (x0 - mean[:, 0]).unsqueeze(1)
     rest = cov[:, 1:, 1:] - slope.unsqueeze(2) * cov[:, :1, 1:]
-    return MultivariateNormal(shifted, 0.5 * (rest + rest.mT))
+    return Law(shifted, rest)
 
 
 def gap(chain: Chain, x0: Tensor) -> Tensor:
     """KL( q(x_1:T | x_0) ‖ p(x_1:T | x_0) ), a number: what the bound loses."""
-    return kl_divergence(forward_law(chain, x0), model_posterior(chain, x0)).sum()
+    return forward_law(chain, x0).kl(model_posterior(chain, x0)).sum()
 
 
 def bound(chain: Chain, x0: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def _sum(law: Normal, x: Tensor) -> Tensor:
 def _back(chain: linear.Chain, path: Tensor, t: int) -> Normal:
     """q(x_{t-1} | x_t, x_0) by conditioning the joint Gaussian of both, given x_0."""
     law = dense.forward_law(chain, path[0, 0])
-    mean, cov = law.mean.T, law.covariance_matrix[0]  # entry t − 1 is x_t
+    mean, cov = law.mean.T, law.cov[0]  # entry t − 1 is x_t
     slope = cov[t - 2, t - 1] / cov[t - 1, t - 1]
     var = cov[t - 2, t - 2] - slope * cov[t - 1, t - 2]
     return Normal(mean[t - 2] + slope * (path[:, t] - mean[t - 1]), var.sqrt())
@@ -242,7 +242,7 @@ def _one_by_one() -> list[tuple[Tensor, Tensor]]:
     """The terms of Eq. 58 one by one, the laws found by conditioning one big Gaussian."""
     chain, x0 = dense.some_chain(4)
     law = dense.forward_law(chain, x0)
-    last = Normal(law.mean[:, -1], law.covariance_matrix[:, -1, -1].sqrt())
+    last = Normal(law.mean[:, -1], law.cov[:, -1, -1].sqrt())
     top = Normal(chain.top_mean, chain.top_var.sqrt())
     pairs = [(lines.prior_matching(chain, x0), kl_divergence(last, top).sum())]
     for t in range(2, 5):

@@ -37,7 +37,7 @@ def _() -> Finding:
         whole = law.log_prob(path[:, 1:].mT).sum(1)
         pairs.append((linear.log_noising(chain, path), whole))
         pairs.append((linear.moments(chain, x0)[0][1:].T, law.mean))
-        pairs.append((linear.moments(chain, x0)[1][1:, 1:], law.covariance_matrix[0]))
+        pairs.append((linear.moments(chain, x0)[1][1:, 1:], law.cov[0]))
     return all_equal(pairs, "the product against one Gaussian of all steps, T = 1, 2, 4")
 
 
