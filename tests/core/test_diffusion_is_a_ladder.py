@@ -15,13 +15,17 @@ from marginals.ancestral import State, diffusion_rungs
 from marginals.decoders import Categorical, GaussianDecoder
 from marginals.denoiser import Net
 from marginals.gaussian import Normal, Prior
+from marginals.generative import DataStats
 from marginals.ladder import Ladder
 from marginals.likelihood import Ends, discrete_elbo
 from marginals.nn import MLP
+from marginals.noise import item_noise
 from marginals.oracle import Mixture
 from marginals.pixels import to_float
 from marginals.predict import EPS, X0, V
+from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP
+from marginals.solvers import ddpm
 from marginals.solvers.grids import grid, uniform_lam
 
 SCALINGS = [VP, VE, FLOW, SUB_VP]
@@ -168,6 +172,20 @@ def test_a_ladder_with_diffusion_rungs_is_the_discrete_diffusion_elbo(
     assert torch.allclose(mine.reconstruction, reconstruction, rtol=1e-12, atol=1e-12)
     assert mine.matching.shape == (6, steps) and float(mine.matching.mean()) > 0.01
     assert mine.density == theirs.density
+
+
+@pytest.mark.parametrize("rungs", ["bayes", "core"])
+@pytest.mark.parametrize("build", DENOISERS)
+def test_climbing_down_the_ladder_is_ancestral_sampling(rungs, build):
+    """The same pictures from the same seeds, draw for draw, as DDPM's solver on the same levels."""
+    denoiser, ends = build(), Ends(-5.0, 5.0, Prior(0.1, 0.8))
+    ladder, levels, _ = ladder_of(denoiser, ends, 7, GaussianDecoder(), rungs)
+    ladder.data = DataStats((2,))
+    mine = ladder.sample(4, seed=11).x
+    start = ends.prior.start(item_noise(range(11, 15), (2,), dtype=torch.float64), levels[0])
+    lams = [level.lam for level in levels]
+    theirs = sample(denoiser, start, lams, ddpm(), seeds=range(11, 15)).x
+    assert torch.allclose(mine, theirs / levels[-1].alpha, rtol=1e-9, atol=1e-9)
 
 
 class TestExactDenoiser:

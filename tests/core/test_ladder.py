@@ -12,6 +12,7 @@ from marginals.errors import MarginalsError
 from marginals.gaussian import Normal
 from marginals.generative import DataStats
 from marginals.ladder import KlObjective, Ladder
+from marginals.noise import item_noise
 from marginals.pixels import to_float, to_uint8
 from marginals.rung import importance_bound
 
@@ -291,6 +292,18 @@ class TestSampling:
             assert whole.shape == (7, *SHAPE) and torch.allclose(whole, parts, atol=1e-12)
             assert torch.allclose(whole[5:6], alone, atol=1e-12)
             assert not torch.allclose(whole[0], whole[1], atol=1e-3)
+
+    def test_every_rung_and_the_decoder_draw_from_streams_of_their_own(self, monkeypatch):
+        ladder, draws = self.ladder(), []
+
+        def noise(seeds, shape, draw, **options):
+            draws.append((draw, list(seeds), tuple(shape)))
+            return item_noise(seeds, shape, draw, **options)
+
+        monkeypatch.setattr("marginals.ladder.item_noise", noise)
+        ladder.sample(2, seed=4, decoder_noise=True)
+        shapes = [(2,), (3,), (4,), SHAPE]
+        assert draws == [(i, [4, 5], shape) for i, shape in enumerate(shapes)]
 
     def test_latents_have_their_priors_covariance(self):
         """What the lowest rung carries, of 4000 walks, against the product of the linear laws."""
