@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...gaussian import discretised_reconstruction
+from ...learned import LearnedSchedule
 from ...objective import spread_uniform
 from ...pixels import to_float
 from ...scaling import VP
@@ -126,6 +127,46 @@ def _() -> Finding:
         require((truth < found.item() - 0.1) == (k != 1.0), "strictly, unless a law has the score")
         pairs.append((found, end + _noise_form(schedule, (mean, var), (m, v), k)))
     return all_equal(pairs, "the bound against the same area counted in noise errors")
+
+
+@equation(
+    "X100",
+    part=PART,
+    source=VDM + ", appendix I.2",
+    latex=r"\nabla_\eta \log \mathbb{E}_{p_\eta}\left[\left(\frac{e}{p_\eta}\right)^2\right] = "
+    r"\nabla_\eta \log \int \frac{\mathbb{E}[e^2 \mid \lambda]}{p_\eta(\lambda)}\, d\lambda",
+    says="The interior of a learned schedule moves time to where the loss is uncertain, and leaves "
+    "the loss itself alone.",
+    home=(LearnedSchedule.density, LearnedSchedule.widths, LearnedSchedule._times),
+)
+def _() -> Finding:
+    schedule = LearnedSchedule(6.0, -4.0, knots=5, floor=0.2)
+    schedule.logits.data = torch.tensor([0.7, -1.1, 0.2, 0.9, -0.4])
+    share = schedule.logits.detach().double().exp()
+    share = 0.8 * share / share.sum() + 0.04
+    times = [0.0, *share.cumsum(0).tolist()]
+    middle = numbers(*(6.0 - 2.0 * (k + 0.3) for k in range(5)))
+    t = numbers(*(times[k] + 0.3 * share[k].item() for k in range(5)))
+    pairs = [
+        (schedule.density(middle), 0.5 * share),
+        (schedule.lam(t), middle),
+        (schedule.t(middle), t),
+        (schedule.lam(numbers(0.0, 1.0)), numbers(6.0, -4.0)),
+        (schedule.dlam(t), -2.0 / share),
+        (schedule._times(schedule.widths()), numbers(*times)),
+    ]
+    # nodes inside every bin: E[e²|λ] = 1 + λ², by quadrature under p and under dλ
+    lams = torch.cat([gauss(4.0 - 2.0 * k, 6.0 - 2.0 * k, 4)[0] for k in range(5)])
+    nodes = torch.cat([gauss(4.0 - 2.0 * k, 6.0 - 2.0 * k, 4)[1] for k in range(5)])
+    p = schedule.density(lams)
+    pairs += [((nodes * p).sum(), 1.0), ((nodes * p * (1.0 + lams**2) / p).sum(), 10 + 280 / 3)]
+    (pull,) = torch.autograd.grad((nodes * (1.0 + lams**2) / p).sum().log(), schedule.logits)
+    areas = torch.stack([(nodes * (1.0 + lams**2))[4 * k : 4 * k + 4].sum() for k in range(5)])
+    soft = (share - 0.04) / 0.8
+    back = -areas / (0.5 * share**2) / (areas / (0.5 * share)).sum()  # d log/d w_k
+    wanted = 0.8 * soft * (back - (soft * back).sum())
+    slow = equal(pull, wanted, "").error * 1e-4  # the logits are float32
+    return Finding(max(slow, all_equal(pairs, "").error), "histogram, inverse, ends and slope")
 
 
 def _noise_form(schedule: LinearBeta, data: tuple, model: tuple, k: float) -> Tensor:
