@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import MarginalsError as MarginalsError
     from .formulations import ddpm as ddpm
     from .formulations import edm as edm
+    from .formulations import iddpm as iddpm
     from .formulations import rectified_flow as rectified_flow
     from .formulations import score_sde as score_sde
     from .formulations import v_diffusion as v_diffusion
@@ -51,6 +52,7 @@ _HOME = {
     "VP": "scaling",
     "ddpm": "formulations",
     "edm": "formulations",
+    "iddpm": "formulations",
     "hvae": "autoencoders",
     "rectified_flow": "formulations",
     "sample": "sampling",
@@ -76,6 +78,7 @@ __all__ = [
     "ddpm",
     "edm",
     "hvae",
+    "iddpm",
     "rectified_flow",
     "sample",
     "score_sde",

@@ -12,6 +12,7 @@ Levels are given as λ from the noisiest to the cleanest, λ_T < ... < λ_1, all
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,10 +25,12 @@ from .denoiser import Denoiser, Estimate, expand
 from .errors import MarginalsError
 from .gaussian import Normal, Prior
 from .noise import item_noise
+from .objective import Objective, UniformTime
 from .ode import Tick
 from .pixels import to_float
 from .sampling import SampleResult
 from .scaling import Level, Real
+from .schedule import Tabulated
 
 Variance = Literal["small", "large", "learned"]
 
@@ -221,3 +224,46 @@ def diffusion_rungs(
     levels = _levels(denoiser, lams)
     steps = [StepRung(denoiser, t, s, variance) for t, s in itertools.pairwise(levels)]
     return [NoiseRung(levels[0], prior or Prior()), *steps]
+
+
+@dataclass(frozen=True)
+class StepLevels(UniformTime):
+    """The T levels of a tabulated chain, all equally likely."""
+
+    schedule: Tabulated
+
+    def sample(self, u: Tensor) -> Tensor:
+        """The level at the end of the step that u ∈ (0, 1) falls into."""
+        steps = len(self.schedule.lams)
+        table = torch.tensor(self.schedule.lams, dtype=u.dtype, device=u.device)
+        return table[(u * steps).long().clamp(0, steps - 1)]
+
+
+@dataclass(frozen=True)
+class Hybrid(Objective):
+    """Improved DDPM: L_simple + share·L_vlb, the bound training the variance only (Nichol &
+    Dhariwal 2021, Sec. 3.1).
+
+    ``levels`` must be :class:`StepLevels`. L_vlb is estimated by T times the KL of the step at hand
+    in nats per dimension (the log density of :func:`last_step` at level 1); its gradient stops at
+    the mean, so it cannot disturb what L_simple teaches.
+    """
+
+    levels: StepLevels
+    share: float = 0.001
+
+    def rate(self, est: Estimate, x0: Tensor, lam: Tensor, eps: Tensor) -> Tensor:
+        simple = super().rate(est, x0, lam, eps)
+        steps = len(self.levels.schedule.lams)
+        bound = self._step(replace(est, out=est.out.detach()), x0, lam) / x0[0].numel()
+        return simple + (self.share * steps * bound).to(simple)
+
+    def _step(self, est: Estimate, x0: Tensor, lam: Tensor) -> Tensor:
+        """The term of Luo Eq. 58 that belongs to each picture's level, (B,) nats."""
+        table = torch.tensor(self.levels.schedule.lams, dtype=torch.float64, device=lam.device)
+        i = torch.searchsorted(-table, -lam.double().contiguous() - 1e-9).clamp(0, len(table) - 1)
+        first, second = (est.scaling(table[k].item()) for k in (0, 1))
+        s = est.scaling(torch.where(i > 0, table[i - 1], lam.double() + 1.0))
+        kl = posterior(est.x, x0, est.level, s).kl(step_back(est, s, "learned"))
+        end = last_step(est, first, second, "learned").log_prob(x0)
+        return torch.where(i > 0, kl, -end)

@@ -3,6 +3,7 @@
 | system         | units  | time         | output   | weighting        | levels in training |
 |----------------|--------|--------------|----------|------------------|--------------------|
 | ``ddpm``           | VP     | T-step table | ε        | MSE of ε         | uniform t          |
+| ``iddpm``          | VP     | cosine table | ε, variance | MSE of ε, bound | uniform step    |
 | ``vdm``            | VP     | learned λ    | ε        | 1 (the ELBO)     | uniform t          |
 | ``v_diffusion``    | VP     | shifted flow | v        | MSE of v         | uniform t          |
 | ``edm``            | VE     | Karras       | v        | EDM              | log-normal σ       |
@@ -17,6 +18,7 @@ import math
 
 from torch import nn
 
+from .ancestral import Hybrid, StepLevels
 from .denoiser import Net
 from .errors import MarginalsError
 from .learned import LearnedSchedule, LearnedTime, StepTime, Variational
@@ -33,6 +35,19 @@ def ddpm(backbone: nn.Module, *, data: DataStats | None = None, steps: int = 100
     chain = Tabulated.ddpm(steps)
     net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
     objective = Objective(Mse(EPS, chain), UniformTime(chain))
+    return Model(net, chain, objective, lam_min=chain.lams[-1], lam_max=chain.lams[0], data=data)
+
+
+def iddpm(backbone: nn.Module, *, data: DataStats | None = None, steps: int = 1000) -> Model:
+    """Improved DDPM (Nichol & Dhariwal 2021): DDPM with the cosine chain, and with the variance of
+    every step learned from the bound (L_simple + 0.001·L_vlb).
+
+    ``backbone`` answers with two numbers per entry, ε and where the variance lies between small and
+    large: a :class:`.nn.UNet` with ``outputs=2``.
+    """
+    chain = Tabulated.cosine(steps)
+    net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
+    objective = Hybrid(Mse(EPS, chain), StepLevels(chain))
     return Model(net, chain, objective, lam_min=chain.lams[-1], lam_max=chain.lams[0], data=data)
 
 

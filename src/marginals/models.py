@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ancestral import Hybrid, Variance, ancestral, chain_elbo
 from .bound import Bound, Terms
 from .denoiser import Denoiser, Net
 from .errors import MarginalsError
@@ -30,7 +31,7 @@ from .objective import Objective, spread_uniform
 from .ode import Tick
 from .sampling import Progress, SampleResult, sample
 from .scaling import Scaling
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, Tabulated
 from .solvers import Solver, dpmpp_2m, grid, karras
 
 Grid = Callable[[float, float], NoiseSchedule]
@@ -163,6 +164,50 @@ class Model(Generative):
         with self._evaluating():
             x, labels = self._checked(x), self._labels(len(x), cond)
             return discrete_elbo(self.net, x, self.ends, cond=labels, dtype=self.dtype, **options)
+
+    def chain_elbo(self, x: Tensor, cond: Labels = None, **options: Any) -> Terms:
+        """The bound of DDPM's own chain, all its steps and its own decoder, per picture
+        (:func:`marginals.ancestral.chain_elbo`); ``variance`` is "learned" where the network says
+        it. Only for models whose schedule is a table of steps (ddpm, iddpm)."""
+        chain = self._chain()
+        options = {"variance": self._variance(), "dtype": self.dtype} | options
+        with self._evaluating():
+            x, labels = self._checked(x), self._labels(len(x), cond)
+            return chain_elbo(self.net, x, chain, prior=self.ends.prior, cond=labels, **options)
+
+    def ancestral(
+        self,
+        n: int,
+        *,
+        variance: Variance | None = None,
+        seed: int = 0,
+        cond: Labels = None,
+        batch: int = 256,
+    ) -> SampleResult:
+        """n pictures by the model's own chain, every step of it (:func:`.ancestral.ancestral`):
+        Ho et al. 2020, Algorithm 2. Seeds, classes and batches as in :meth:`sample`."""
+        check_count(n, batch)
+        chain, labels, results = self._chain(), self._labels(n, cond), []
+        for first in range(0, n, batch):
+            seeds = range(seed + first, seed + min(first + batch, n))
+            part = None if labels is None else labels[first : first + batch]
+            options: dict[str, Any] = {"variance": variance or self._variance()}
+            with self._evaluating():
+                start = self.start(seeds)
+                results.append(ancestral(self.net, start, chain, cond=part, seeds=seeds, **options))
+        return replace(results[0], x=torch.cat([result.x for result in results]))
+
+    def _chain(self) -> tuple[float, ...]:
+        """The levels of the model's own chain, noisiest first."""
+        if not isinstance(self.schedule, Tabulated):
+            raise MarginalsError(
+                "Only DDPM has a chain of its own (ddpm, iddpm): use elbo or discrete_elbo, and "
+                "sample with the solver ddpm."
+            )
+        return self.schedule.lams[::-1]
+
+    def _variance(self) -> Variance:
+        return "learned" if isinstance(self.objective, Hybrid) else "small"
 
     def log_prob(
         self,

@@ -23,7 +23,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, expand
+from .denoiser import Denoiser, Estimate, expand
 from .errors import MarginalsError
 from .predict import EPS, Prediction, noise_gain
 from .schedule import Cosine, NoiseSchedule
@@ -190,7 +190,10 @@ class Objective:
         ``x0`` and ``eps``: (B, ...); ``lam``: (B,), best in float64; any denoiser and prediction.
         """
         _, alpha, sigma = (expand(value, x0) for value in denoiser.scaling(lam))
-        est = denoiser(alpha * x0 + sigma * eps, lam, cond)
+        return self.rate(denoiser(alpha * x0 + sigma * eps, lam, cond), x0, lam, eps)
+
+    def rate(self, est: Estimate, x0: Tensor, lam: Tensor, eps: Tensor) -> Tensor:
+        """The loss of what a denoiser said about α·x0 + σ·eps at λ, (B,)."""
         a, b = (expand(value, x0) for value in est.prediction.row(lam))
         error = est.out - (a * x0 + b * eps)
         error = error.to(torch.promote_types(error.dtype, torch.float32))  # half precision grows

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+import marginals
 from marginals import VE, VP, MarginalsError
 from marginals.ancestral import (
     State,
@@ -22,6 +24,7 @@ from marginals.gaussian import Normal, Prior
 from marginals.ladder import Ladder
 from marginals.likelihood import Ends, discrete_elbo
 from marginals.nn import UNet
+from marginals.objective import Objective
 from marginals.oracle import Gaussian, Mixture
 from marginals.sampling import sample
 from marginals.schedule import Tabulated
@@ -200,3 +203,95 @@ def test_what_is_impossible_is_refused():
         chain_elbo(mixture(), x, LAMS, variance="learned")
     with pytest.raises(MarginalsError, match="root"):
         diffusion_rungs(mixture(), LAMS)[0].prior(None)
+
+
+def improved(steps=30):
+    torch.manual_seed(0)
+    net = UNet(1, 4, width=8, mults=(1,), blocks=1, outputs=2)
+    return marginals.iddpm(net, data=marginals.DataStats((1, 4, 4)), steps=steps)
+
+
+def test_the_cosine_chain_is_the_published_one():
+    """ᾱ_t of Nichol & Dhariwal's Eq. 17 until the cut, and no β above 0.999."""
+    lams = torch.tensor(Tabulated.cosine(1000).lams, dtype=F64)
+    t = torch.arange(1001, dtype=F64) / 1000
+    f = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+    bar = torch.sigmoid(lams)
+    assert torch.allclose(bar[:990], (f / f[0])[1:991], rtol=1e-9)
+    betas = 1 - bar[1:] / bar[:-1]
+    assert betas.max() <= 0.999 + 1e-12 and betas.min() > 0
+
+
+def test_the_bound_in_the_hybrid_loss_is_the_bound_of_the_chain():
+    """Every level once: simple + share·T·term, where the terms add up to chain_elbo's matching."""
+    model = improved()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.double()
+    chain, steps = model.schedule, 30
+    x0 = torch.rand(1, 1, 4, 4, dtype=F64) - 0.5
+    eps = torch.randn(steps, 1, 4, 4, dtype=F64)
+    u = (torch.arange(steps, dtype=F64) + 0.5) / steps
+    lam = model.objective.levels.sample(u)
+    assert lam.tolist() == list(chain.lams)
+    many = x0.expand(steps, 1, 4, 4)
+    whole = model.objective(model.net, many, lam, eps)
+    plain = Objective(model.objective.weighting, model.objective.levels)
+    terms = (whole - plain(model.net, many, lam, eps)) * 16 / (0.001 * steps)
+    draws = iter(eps.flip(0).unsqueeze(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *_, **__: next(draws))
+        bound = chain_elbo(model.net, x0, chain.lams[::-1], variance="learned", dtype=F64)
+    assert torch.allclose(terms[1:].flip(0), bound.matching[0], rtol=1e-6)
+    assert torch.allclose(-terms[0], bound.reconstruction[0], rtol=1e-6)
+
+
+def test_the_bound_teaches_the_variance_and_leaves_the_mean_alone():
+    model = improved()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    x = torch.randint(0, 256, (16, 1, 4, 4), dtype=torch.uint8)
+    gradients = []
+    for share in (0.0, 10.0):
+        model.objective = replace(model.objective, share=share)
+        model.zero_grad()
+        model.loss(x, generator=torch.Generator().manual_seed(0)).backward()
+        gradients.append(model.net.backbone.leave.weight.grad.clone())
+    none, some = gradients
+    assert torch.equal(none[0], some[0])  # the filter that says ε
+    assert none[1].abs().max() == 0 and some[1].abs().max() > 0  # the one that says the variance
+
+
+def test_a_learned_variance_beats_both_fixed_ones():
+    """Data of standard deviation 0.6: the right variance is between small and large, and differs
+    from level to level."""
+    torch.manual_seed(0)
+    model = improved(steps=8)
+    model.objective = replace(model.objective, share=1.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        x = 0.6 * torch.randn(64, 1, 4, 4, generator=generator)
+        optimizer.zero_grad()
+        model.loss(x, generator=generator).backward()
+        optimizer.step()
+    x = 0.6 * torch.randn(256, 1, 4, 4, generator=generator)
+    nats = {}
+    for kind in (*KINDS, "learned"):
+        generator.manual_seed(1)
+        nats[kind] = model.chain_elbo(x, variance=kind, generator=generator).nats.mean().item()
+    assert nats["learned"] > max(nats["small"], nats["large"]) + 0.3
+
+
+def test_iddpm_is_a_model_like_the_others():
+    model = improved(steps=6)
+    x = torch.randint(0, 256, (4, 1, 4, 4), dtype=torch.uint8)
+    model.loss(x).backward()
+    assert model.sample(2, steps=3).x.shape == (2, 1, 4, 4)
+    assert not model.chain_elbo(x).density
+    assert model.elbo(x, samples=2).nats.shape == (4,)
+    drawn = model.ancestral(3, seed=4)
+    assert drawn.nfe == 6 and "learned" in drawn.solver
+    assert torch.allclose(model.ancestral(3, seed=4, batch=1).x, drawn.x, atol=1e-5)
+    with pytest.raises(MarginalsError, match="chain of its own"):
+        marginals.vdm(UNet(1, 4, width=8, mults=(1,), blocks=1)).chain_elbo(x)

@@ -26,14 +26,15 @@ from marginals.objective import Sigmoid
 from marginals.scaling import FLOW, VE, VP
 from marginals.schedule import Cosine, LinearBeta, Tabulated, Truncated
 
-MODELS = ("ddpm", "vdm", "v", "edm", "flow", "score", "score_ve", "score_sub_vp")
+MODELS = ("ddpm", "iddpm", "vdm", "v", "edm", "flow", "score", "score_ve", "score_sub_vp")
 STATS = DataStats((1, 4, 4), 0.1, 0.45, ("cat", "dog"), "pets")
 
 
 def model(name: str = "vdm", body: nn.Module | None = None):
     """A model whose output layer is not zero, so that every weight matters."""
     torch.manual_seed(0)
-    body = body or UNet(1, 4, width=8, mults=(1, 2), blocks=1, num_classes=2)
+    outputs = 2 if name == "iddpm" else 1
+    body = body or UNet(1, 4, width=8, mults=(1, 2), blocks=1, num_classes=2, outputs=outputs)
     made = registry.factory(name)(body, data=STATS)
     with torch.no_grad():
         for p in made.parameters():

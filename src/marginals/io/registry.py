@@ -68,6 +68,7 @@ def factory(model: str) -> "Callable[..., Model]":
 
     table = {
         "ddpm": formulations.ddpm,
+        "iddpm": formulations.iddpm,
         "vdm": formulations.vdm,
         "v": formulations.v_diffusion,
         "edm": formulations.edm,

@@ -21,8 +21,12 @@ __all__ = ["build_model", "data_stats", "look_at"]
 
 _MEASURED = 10_000  # pictures whose mean and standard deviation stand for all
 
-# What a model asks of its network beyond the preset. VDM must tell one pixel value from the next.
-_ALSO: dict[str, dict[str, Any]] = {"vdm": {"fourier": [2, 3, 4, 5, 6, 7, 8]}}
+# What a model asks of its network beyond the preset: VDM must tell one pixel value from the next,
+# Improved DDPM says a variance too.
+_ALSO: dict[str, dict[str, Any]] = {
+    "vdm": {"fourier": [0, 1, 2, 3, 4, 5, 6, 7, 8]},
+    "iddpm": {"outputs": 2},
+}
 
 
 def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
