@@ -40,6 +40,7 @@ COMMANDS = {
     "eval": Entry(
         "evaluate:Evaluate", "likelihood by three routes, picture quality, label agreement"
     ),
+    "compare": Entry("compare:Compare", "several models at one budget, side by side"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
     "info": Entry(
         "info:Info", "what a picture, a model file or a run folder says about itself", torch=False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from marginals.likelihood import Bound
-from marginals.metrics.routes import Effort, Route, dequantised, diffusion_routes, generator
+from marginals.metrics.routes import Effort, Route, dequantised, generator, routes
 from marginals.models import Model
 
 __all__ = ["Difference", "Likelihoods", "Route", "cost", "difference", "measure"]
@@ -57,6 +57,9 @@ def cost(pictures: int, levels: int, ode_steps: int) -> int:
     return pictures * (5 * levels + 4 * ode_steps) + few * 2 * ode_steps
 
 
+_KEYS = ("discrete", "discrete_2", "continuous", "ode", "decoder")
+"""The routes that every diffusion model has."""
+
 _CHECKED = 16
 """Pictures on which the ODE is solved again with half the steps."""
 
@@ -72,11 +75,11 @@ def measure(
     tick: Tick,
 ) -> Likelihoods:
     """All routes for stored pictures uint8 (B, C, H, W), dequantised once for all of them."""
-    effort = Effort(levels=levels, ode_steps=ode_steps, chain=False)
-    routes = {r.key: r for r in diffusion_routes(model, pixels, cond, effort, seed, tick)}
+    effort = Effort(levels=levels, ode_steps=ode_steps, only=_KEYS)
+    taken = {route.key: route for route in routes(model, pixels, cond, effort, seed, tick)}
     x = dequantised(pixels, seed)
-    error = _ode_error(model, x, cond, ode_steps, seed, routes["ode"].bound, tick)
-    return Likelihoods(routes, len(x), levels, error)
+    error = _ode_error(model, x, cond, ode_steps, seed, taken["ode"].bound, tick)
+    return Likelihoods(taken, len(x), levels, error)
 
 
 def _ode_error(

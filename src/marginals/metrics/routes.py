@@ -12,7 +12,7 @@ A diffusion model has both ELBOs, the probability-flow ODE and the 256-way decod
 chain of T steps with its own decoder; a ladder has its ELBO and the importance-weighted bound.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from marginals.ancestral import chain_elbo
 from marginals.bound import Bound, Terms
 from marginals.generative import Generative
 from marginals.ladder import Ladder
@@ -32,7 +33,6 @@ __all__ = [
     "Effort",
     "Measured",
     "Route",
-    "diffusion_routes",
     "measure",
     "routes",
     "statement",
@@ -56,8 +56,11 @@ class Effort:
     """Runge-Kutta steps of the exact route, four evaluations each."""
     importance: int = 64
     """k of the importance-weighted bound of ladders, and walks of their ELBO."""
-    chain: bool = True
-    """Whether a model with a tabulated chain (DDPM) is measured by all its T steps too."""
+    only: tuple[str, ...] = ()
+    """Keys of the routes to take; () for all that the model has."""
+
+    def takes(self, key: str) -> bool:
+        return not self.only or key in self.only
 
 
 @dataclass(frozen=True)
@@ -140,17 +143,21 @@ def routes(
 ) -> list[Route]:
     """All routes of a model for stored pictures, uint8 (B, C, H, W); `tick` gets evaluations."""
     if isinstance(model, Ladder):
-        return list(_ladder_routes(model, pixels, cond, effort, seed, tick))
-    assert isinstance(model, Model)
-    return list(diffusion_routes(model, pixels, cond, effort, seed, tick))
+        plans = _ladder_plans(model, pixels, cond, effort, seed, tick)
+    else:
+        assert isinstance(model, Model)
+        plans = _diffusion_plans(model, pixels, cond, effort, seed, tick)
+    return [plan() for key, plan in plans.items() if effort.takes(key)]
 
 
 def cost(model: Generative, effort: Effort) -> int:
     """Network evaluations per picture that `routes` will tick off."""
-    if isinstance(model, Ladder):
-        return 2 * effort.importance
-    chain = len(model.schedule.lams) if _has_chain(model, effort) else 0  # type: ignore[union-attr]
-    return 5 * effort.levels + 4 * effort.ode_steps + chain
+    levels = effort.levels
+    costs = dict.fromkeys(("elbo", "iwae"), effort.importance)
+    if isinstance(model, Model):
+        costs = {"discrete": levels, "discrete_2": 2 * levels, "continuous": levels}
+        costs |= {"ode": 4 * effort.ode_steps, "decoder": levels, "chain": len(_lams(model))}
+    return sum(each for key, each in costs.items() if effort.takes(key))
 
 
 def measure(
@@ -206,44 +213,83 @@ def together(parts: Sequence[Route]) -> Measured:
     )  # fmt: skip
 
 
-def diffusion_routes(
+Plans = dict[str, Callable[[], Route]]
+
+
+def _diffusion_plans(
     model: Model, pixels: Tensor, cond: Tensor | None, effort: Effort, seed: int, tick: Tick
-) -> Iterator[Route]:
-    """On pictures dequantised once for all routes but the last, which rates whole numbers."""
-    x = dequantised(pixels, seed)
+) -> Plans:
+    """On pictures dequantised once for all routes but the last two, which rate whole numbers."""
+    x, levels = dequantised(pixels, seed), effort.levels
 
     def options(draw: int) -> dict[str, Any]:
         return {"generator": generator(seed, draw), "tick": lambda done, total: tick(len(x))}
 
-    luo = "Luo Eqs. 58, 85, 110, 130"
-    for draw, key, steps in ((1, "discrete", effort.levels), (2, "discrete_2", 2 * effort.levels)):
+    def discrete(key: str, steps: int, draw: int) -> Route:
         bound = model.discrete_elbo(x, cond, steps=steps, **options(draw))
-        yield Route(key, f"discrete-time ELBO, T = {steps}", bound, luo)
-    bound = model.elbo(x, cond, samples=effort.levels, **options(3))
-    source = "Luo Eq. 58 with T → ∞; Kingma et al. 2021"
-    yield Route("continuous", "continuous-time ELBO (T → ∞)", bound, source)
-    bound = model.log_prob(x, cond, steps=effort.ode_steps, **options(4))
-    yield Route("ode", "probability-flow ODE", bound, "Song et al. 2021, Eq. 39; Luo Eq. 151")
-    bound = model.elbo(pixels, cond, samples=effort.levels, **options(5))
-    source = "Luo Eq. 58 with the decoder of Kingma et al. 2021"
-    yield Route("decoder", "continuous-time ELBO, 256-way decoder", bound, source)
+        title = f"discrete-time ELBO, T = {steps}"
+        return Route(key, title, bound, "Luo Eqs. 58, 85, 110, 130")
+
+    def continuous() -> Route:
+        bound = model.elbo(x, cond, samples=levels, **options(3))
+        source = "Luo Eq. 58 with T → ∞; Kingma et al. 2021"
+        return Route("continuous", "continuous-time ELBO (T → ∞)", bound, source)
+
+    def ode() -> Route:
+        bound = model.log_prob(x, cond, steps=effort.ode_steps, **options(4))
+        source = "Song et al. 2021, Eq. 39; score from Luo Eq. 151"
+        return Route("ode", "probability-flow ODE", bound, source)
+
+    def decoder() -> Route:
+        bound = model.elbo(pixels, cond, samples=levels, **options(5))
+        source = "Luo Eq. 58 with the decoder of Kingma et al. 2021"
+        return Route("decoder", "continuous-time ELBO, 256-way decoder", bound, source)
+
+    plans: Plans = {
+        "discrete": lambda: discrete("discrete", levels, 1),
+        "discrete_2": lambda: discrete("discrete_2", 2 * levels, 2),
+        "continuous": continuous,
+        "ode": ode,
+        "decoder": decoder,
+    }
+    if _lams(model):
+        plans["chain"] = lambda: _chain(model, pixels, cond, options(6))
+    return plans
 
 
-def _ladder_routes(
+def _chain(model: Model, pixels: Tensor, cond: Tensor | None, options: dict[str, Any]) -> Route:
+    """The bound that DDPM's paper reports: every one of its T steps, and its own decoder."""
+    lams = sorted(_lams(model))
+    settings = getattr(model.net.backbone, "config", {})
+    kind = "learned" if settings.get("outputs") == 2 else "small"
+    about = {"prior": model.ends.prior, "variance": kind, "dtype": model.dtype, "cond": cond}
+    bound = chain_elbo(model.net, pixels, lams, **about, **options)
+    title = f"its own chain and decoder, T = {len(lams)}"
+    return Route("chain", title, bound, "Luo Eqs. 58, 84–94; Ho et al. 2020, Eqs. 5, 13")
+
+
+def _ladder_plans(
     model: Ladder, pixels: Tensor, cond: Tensor | None, effort: Effort, seed: int, tick: Tick
-) -> Iterator[Route]:
+) -> Plans:
+    k = effort.importance
+
     def options(draw: int) -> dict[str, Any]:
         each = {"generator": generator(seed, draw), "tick": lambda done, total: tick(len(pixels))}
-        return each | {"samples": effort.importance}
+        return each | {"samples": k}
 
-    yield Route("elbo", "ELBO", model.elbo(pixels, cond, **options(1)), "Luo Eqs. 15, 19, 29")
-    bound = model.log_prob(pixels, cond, **options(2))
-    title = f"importance-weighted bound, k = {effort.importance}"
-    yield Route("iwae", title, bound, "Burda et al. 2016, Eq. 8")
+    def elbo() -> Route:
+        return Route("elbo", "ELBO", model.elbo(pixels, cond, **options(1)), "Luo Eqs. 15, 19, 29")
+
+    def iwae() -> Route:
+        bound, title = model.log_prob(pixels, cond, **options(2)), f"importance-weighted, k = {k}"
+        return Route("iwae", title, bound, "Burda et al. 2016, Eq. 8")
+
+    return {"elbo": elbo, "iwae": iwae}
 
 
-def _has_chain(model: Model, effort: Effort) -> bool:
-    return effort.chain and isinstance(model.schedule, Tabulated)
+def _lams(model: Model) -> tuple[float, ...]:
+    """The levels of the model's own chain; () for models that have none."""
+    return model.schedule.lams if isinstance(model.schedule, Tabulated) else ()
 
 
 def dequantised(pixels: Tensor, seed: int) -> Tensor:

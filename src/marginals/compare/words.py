@@ -1,0 +1,139 @@
+"""What each model of a comparison is bad at: sentences computed from the numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["best_route", "gap", "weakness"]
+
+Row = Mapping[str, Any]
+
+_DEAD = 0.05  # nats per picture below which a rung says nothing that matters
+_LOOSE = 0.02  # bits/dim between the ELBO and the importance-weighted bound worth a word
+_CLEAN = 5.0  # levels above this λ hold the last bits of the pixels
+_WORTH = 0.05  # bits/dim by which a model must pay more there to be told
+
+
+def best_route(row: Row) -> Row:
+    """The lowest number that limits −log P of the whole-number pixels, on all pictures."""
+    most = max(len(route["bits"]) for route in row["routes"])
+    fair = [r for r in row["routes"] if not r["of"].startswith("black") and len(r["bits"]) == most]
+    whole = [route for route in fair if route["of"].startswith("whole")]
+    return min(whole or fair or row["routes"], key=lambda route: route["bits_per_dim"])
+
+
+def gap(a: Row, b: Row) -> tuple[float, float]:
+    """Best route of a minus best route of b, picture by picture: mean and its standard error."""
+    pairs = zip(best_route(a)["bits"], best_route(b)["bits"], strict=True)
+    differences = [one - other for one, other in pairs]
+    n = len(differences)
+    mean = sum(differences) / n
+    if n < 2:
+        return mean, math.inf
+    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
+    return mean, math.sqrt(variance / n)
+
+
+def weakness(row: Row, rows: Sequence[Row]) -> str:
+    """What this model does worst, compared with the best of the others, and why if it shows."""
+    regrets = {name: regret for name, regret in _regrets(row, rows).items() if regret[0] > 0}
+    said = []
+    if regrets:
+        worst = max(regrets.values(), key=lambda regret: regret[0])
+        said.append(worst[1])
+    said += [text for text in (_dead(row), _loose(row), _clean(row, rows)) if text]
+    return "; ".join(said) or "nothing that was measured here is done better by another"
+
+
+def _regrets(row: Row, rows: Sequence[Row]) -> dict[str, tuple[float, str]]:
+    """For each column, how far behind its best this model is (1 = the farthest), in words."""
+    columns = {"bits": _bits(row, rows), "frechet": _frechet(row, rows), "time": _time(row, rows)}
+    return {name: found for name, found in columns.items() if found is not None}
+
+
+def _share(values: Sequence[float], mine: float) -> float:
+    low, high = min(values), max(values)
+    return (mine - low) / (high - low) if high > low else 0.0
+
+
+def _bits(row: Row, rows: Sequence[Row]) -> tuple[float, str] | None:
+    best = min(rows, key=lambda other: best_route(other)["bits_per_dim"])
+    if best is row:
+        return None
+    mean, error = gap(row, best)
+    share = _share([best_route(r)["bits_per_dim"] for r in rows], best_route(row)["bits_per_dim"])
+    words = f"likelihood: {mean:.2f} ± {error:.2f} bits/dim more than {best['model']}"
+    return (share, words) if mean > 2 * error else None
+
+
+def _frechet(row: Row, rows: Sequence[Row]) -> tuple[float, str] | None:
+    known = [r for r in rows if "distance" in r["frechet"]]
+    if row not in known or len(known) < 2:
+        return None
+    best = min(known, key=lambda r: r["frechet"]["distance"])
+    mine, floor = row["frechet"]["distance"], row["frechet"]["floor"]
+    share = _share([r["frechet"]["distance"] for r in known], mine)
+    words = (
+        f"samples: Fréchet distance {mine:.0f}, where {best['model']} has "
+        f"{best['frechet']['distance']:.0f} and other real pictures {floor:.0f}"
+    )
+    return share, words
+
+
+def _time(row: Row, rows: Sequence[Row]) -> tuple[float, str] | None:
+    best = min(rows, key=lambda r: r["seconds_per_sample"])
+    times = row["seconds_per_sample"] / max(best["seconds_per_sample"], 1e-9)
+    if times < 1.5:
+        return None
+    share = _share(
+        [math.log(r["seconds_per_sample"]) for r in rows], math.log(row["seconds_per_sample"])
+    )
+    steps = "evaluation" if row["evaluations"] == 1 else "evaluations"
+    words = (
+        f"speed: a sample takes {row['evaluations']} {steps} and {times:.0f} times as long as one "
+        f"of {best['model']}"
+    )
+    return share, words
+
+
+def _paid(row: Row, key: str) -> dict[str, float]:
+    return next((route["paid"] for route in row["routes"] if route["key"] == key), {})
+
+
+def _dead(row: Row) -> str:
+    """Rungs that carry nothing."""
+    rungs = [name for name, nats in _paid(row, "elbo").items() if nats < _DEAD]
+    if not rungs:
+        return ""
+    what = "rung " + rungs[0] if len(rungs) == 1 else "rungs " + ", ".join(sorted(rungs))
+    return f"{what} of its latents {'carries' if len(rungs) == 1 else 'carry'} nothing"
+
+
+def _loose(row: Row) -> str:
+    """A posterior that is far from the true one."""
+    by_key = {route["key"]: route["bits_per_dim"] for route in row["routes"]}
+    if "iwae" not in by_key or by_key["elbo"] - by_key["iwae"] < _LOOSE:
+        return ""
+    lost = by_key["elbo"] - by_key["iwae"]
+    return f"its ELBO loses {lost:.2f} bits/dim or more to an inexact posterior"
+
+
+def _clean(row: Row, rows: Sequence[Row]) -> str:
+    """Nats that a diffusion model pays at almost clean levels beyond what another one pays."""
+
+    def paid(other: Row) -> float | None:
+        table = _paid(other, "decoder")
+        nats = [v for lam, v in table.items() if float(lam) > _CLEAN]
+        return sum(nats) / (other["dims"] * math.log(2)) if nats else None
+
+    mine, all_of_them = paid(row), [(paid(r), r) for r in rows]
+    known = [(value, r["model"]) for value, r in all_of_them if value is not None]
+    if mine is None or len(known) < 2:
+        return ""
+    least, whose = min(known)
+    if mine - least < _WORTH:
+        return ""
+    return (
+        f"its loss hardly looks at the cleanest levels (λ > {_CLEAN:g}): they cost it {mine:.2f} "
+        f"bits/dim, and {whose} {least:.2f}"
+    )
