@@ -124,8 +124,8 @@ ERRATA: tuple[Erratum, ...] = (
         "The score is −ε_0/√(1 − ᾱ_t).",
         "True for the score of q(x_t | x_0), which nobody knows without x_0. For the score of all "
         "noisy pictures, ε_0 must be its average given x_t. At step {step} of DDPM, for a "
-        "pixel in two heaps, the actual noise is off its average by {noise:.2f} (mean square), "
-        "where the noise itself has mean square 1.",
+        "pixel in two heaps, the actual noise is off its average by {noise:.2f} (root mean "
+        "square), where the noise itself has 1.",
         "Replace ε_0 by E[ε_0 | x_t].",
     ),
     Erratum(

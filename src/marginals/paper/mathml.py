@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 from functools import lru_cache
+from itertools import accumulate
 
 _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 _SPELLINGS = (
@@ -38,6 +39,9 @@ def parse(latex: str) -> ET.Element:
     """
     from latex2mathml.converter import convert
 
+    depths = list(accumulate({"{": 1, "}": -1}[b] for b in re.findall(r"(?<!\\)[{}]", latex)))
+    if depths and (min(depths) < 0 or depths[-1]):
+        raise ValueError(f"unmatched braces in this LaTeX: {latex}")
     for pattern, replacement in _SPELLINGS:
         latex = re.sub(pattern, replacement, latex)
     try:

@@ -97,7 +97,8 @@ class Layout:
             wide = float((element.get("width") or "0").rstrip("emx") or 0) >= 0.9
             return Atom(box("" if self.small else "   " if wide else " "))
         if name == "mfrac":
-            return Atom(self._fraction(*element), word=not self.flat)
+            drawn = self._fraction(*element)
+            return Atom(drawn, word=drawn.height > 1)
         if name in ("msqrt", "mroot"):
             return Atom(self._root(list(element)))
         return self._scripted(name, list(element))
@@ -130,13 +131,19 @@ class Layout:
         sign = core[0].sign if len(core) == 1 else ""
         word = (len(core) == 1 and core[0].word) or sign in _BIG
         inner = _joined(core, tight=True)
+        if len(core) == 1 and core[0].parts and name in ("msub", "msup", "msubsup"):
+            inner = core[0].parts[-1].box  # what closes a bracket carries its script
         sub = self.one(below, small=True) if below is not None else None
         sup = self.one(above, small=True) if above is not None else None
         if not self.flat and (sign in _BIG - {"∫"} or (word and name.startswith("mund"))):
             rows = [part for part in (sup, inner, sub) if part]
             return Atom(stacked(rows, 1 if sup else 0), word=True)
+        scripted = self._script(inner, sub, sup)
+        if len(core) == 1 and core[0].parts:
+            first, *inside, last = core[0].parts
+            return _enclosed(first, inside, Atom(scripted, sign=last.sign + "^"))
         closing = sign if sign in _CLOSE or sign == "‖" else ""
-        return Atom(self._script(inner, sub, sup), sign=closing and closing + "^", word=word)
+        return Atom(scripted, sign=closing and closing + "^", word=word)
 
     def _script(self, base: Box, sub: Box | None, sup: Box | None) -> Box:
         """Small characters where they exist, else below and above the line."""
@@ -157,7 +164,7 @@ def _leaf(element: ET.Element) -> Atom:
     text = WRITTEN.get(text.strip(), text.strip())
     if len(text) > 1 and text.isalpha():
         return Atom(box(text), word=True)
-    if element.tag == "mo" or text in _BINARY | _BIG or text in ("‖", "∣"):
+    if element.tag == "mo" or text in _BINARY | _BIG or text in ("‖", "∣", ";"):
         return Atom(box(text), sign=text, word=text in _BIG)
     return Atom(box(text))
 
@@ -234,7 +241,8 @@ def _enclosed(start: Atom, inside: list[Atom], end: Atom) -> Atom:
     if end.sign.endswith("^"):
         right = _regrown(right, end.box)
     whole = beside([left, content, right])
-    return Atom(whole, parts=(Atom(box(start.sign)), *inside, Atom(end.box)))
+    closing = Atom(end.box, sign=end.sign.rstrip("^"))
+    return Atom(whole, parts=(Atom(start.box, sign=start.sign), *inside, closing))
 
 
 def _regrown(tall: Box, scripted: Box) -> Box:
