@@ -17,7 +17,8 @@ MODULES = {
     "hvae": range(23, 30),
     "vdm_model": range(30, 34),
     "consistency": range(34, 46),
-    "denoising": range(46, 59),
+    "denoising": range(46, 58),
+    "denoising_bound": range(58, 59),
 }
 double = partial(torch.tensor, dtype=torch.float64)
 ENTRIES = [(name, str(number)) for name, numbers in MODULES.items() for number in numbers]

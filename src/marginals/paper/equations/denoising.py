@@ -1,20 +1,14 @@
-"""Luo Eqs. 46-58: the second form of a diffusion model's bound, the one to use."""
+"""Luo Eqs. 46-57: the way to the second form of a diffusion model's bound."""
 
 from functools import partial
 from math import sqrt
 
-import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
-from ... import likelihood
-from ...gaussian import Prior
-from ...oracle import Gaussian
-from .. import dense, finite, linear
+from .. import dense, linear
 from .. import second_bound as lines
 from ..equation import Finding, all_equal, equation, require
-from ..rungs import constant_chain
-from ..tables import some_ladder
 from .consistency import PATH, RECONSTRUCTION, inside, value
 
 luo = partial(equation, part="Variational Diffusion Models", page=9)
@@ -41,8 +35,8 @@ def _() -> Finding:
             jump = Normal(bar.sqrt() * x0, (1.0 - bar).sqrt())
             pairs.append((lines.log_up_by_bayes(chain, path, t), _sum(up, path[:, t])))
             pairs.append((linear.log_jump(chain, path, t), _sum(jump, path[:, t])))
-            back = _back(chain, path, t)
-            pairs.append((linear.log_back(chain, path, t), _sum(back, path[:, t - 1])))
+            law = back(chain, path, t)
+            pairs.append((linear.log_back(chain, path, t), _sum(law, path[:, t - 1])))
     return all_equal(pairs, "against the step's own density; the step back by conditioning")
 
 
@@ -50,7 +44,7 @@ def _sum(law: Normal, x: Tensor) -> Tensor:
     return law.log_prob(x).sum(1)
 
 
-def _back(chain: linear.Chain, path: Tensor, t: int) -> Normal:
+def back(chain: linear.Chain, path: Tensor, t: int) -> Normal:
     """q(x_{t-1} | x_t, x_0) by conditioning the joint Gaussian of both, given x_0."""
     law = dense.forward_law(chain, path[0, 0])
     mean, cov = law.mean.T, law.cov[0]  # entry t − 1 is x_t
@@ -203,82 +197,3 @@ def _() -> Finding:
 )
 def _() -> Finding:
     return value(lines.line_57)
-
-
-@luo(
-    "58",
-    page=10,
-    latex=rf"= \underbrace{{{RECONSTRUCTION}}}_{{\text{{reconstruction}}}}"
-    + r" - \underbrace{D_{\mathrm{KL}}\left(q(x_T \mid x_0) \,\Vert\, p(x_T)\right)}"
-    r"_{\text{prior matching}} - \sum_{t=2}^{T} \underbrace{\mathbb{E}_{q(x_t \mid x_0)}\left["
-    r"D_{\mathrm{KL}}\left(q(x_{t-1} \mid x_t, x_0) \,\Vert\, p_\theta(x_{t-1} \mid x_t)\right)"
-    r"\right]}_{\text{denoising matching}}",
-    says="A diffusion model is trained to end at the picture, minus a charge for what is left of "
-    "it in the final noise, minus, for every step, how far the learned step back is from the step "
-    "back of one who knows the picture.",
-    home=(
-        likelihood.discrete_elbo,
-        lines.line_58,
-        lines.prior_matching,
-        lines.denoising_matching,
-        finite.ladder_denoising_bound,
-    ),
-    note="The form holds for every Markov hierarchical model, as the check on tables shows; for "
-    "T = 1 it is the bound of a VAE, Eq. 19.",
-)
-def _() -> Finding:
-    found = value(lines.line_58)
-    pairs = _one_by_one()
-    for steps in (1, 3):
-        pairs += _a_real_bound(steps)
-    for sizes in ((3, 4, 2, 5), (4, 3, 2), (3, 5)):
-        table = some_ladder(sizes)
-        pairs.append((finite.ladder_denoising_bound(table), finite.ladder_elbo(table)))
-    compared = f"{found.compared}; each KL by conditioning; discrete_elbo part by part; on tables"
-    return Finding(max(found.error, all_equal(pairs, "").error), compared)
-
-
-def _one_by_one() -> list[tuple[Tensor, Tensor]]:
-    """The terms of Eq. 58 one by one, the laws found by conditioning one big Gaussian."""
-    chain, x0 = dense.some_chain(4)
-    law = dense.forward_law(chain, x0)
-    last = Normal(law.mean[:, -1], law.cov[:, -1, -1].sqrt())
-    top = Normal(chain.top_mean, chain.top_var.sqrt())
-    pairs = [(lines.prior_matching(chain, x0), kl_divergence(last, top).sum())]
-    for t in range(2, 5):
-        path = linear.paths(chain, x0)
-        rung = Normal(chain.gain[t - 1] * path[:, t] + chain.shift[t - 1], chain.var[t - 1].sqrt())
-        paid = kl_divergence(_back(chain, path, t), rung).sum(1).mean()
-        pairs.append((lines.denoising_matching(chain, x0, t), paid))
-    return pairs
-
-
-def _a_real_bound(steps: int) -> list[tuple[Tensor, Tensor]]:
-    """discrete_elbo for a denoiser that always answers the same picture, part by part.
-
-    Then p(x_{t-1} | x_t) = q(x_{t-1} | x_t, answer) is linear and Gaussian, the noise drops out of
-    every term, and the whole bound is a :class:`~marginals.paper.linear.Chain`.
-    """
-    answer = torch.tensor([0.4, -0.7, 0.2], dtype=torch.float64)
-    prior = Prior(mean=0.3, std=0.0)
-    ends = likelihood.Ends(-2.5, 3.5, prior)
-    denoiser = Gaussian(answer, torch.zeros(3, 3, dtype=torch.float64))
-    x0 = torch.randn(2, 3, dtype=torch.float64)
-    ticks: list[tuple[int, int]] = []
-
-    def tick(done: int, total: int) -> None:
-        ticks.append((done, total))
-
-    terms = likelihood.discrete_elbo(
-        denoiser, x0, ends, steps=steps, dtype=torch.float64, tick=tick
-    )
-    require(ticks == [(i + 1, steps) for i in range(steps)], "the steps are not counted")
-    lams = torch.linspace(3.5, -2.5, steps + 1, dtype=torch.float64)
-    chain = constant_chain(answer, prior, lams)
-    pairs = [(terms.at.double(), lams.flip(0)[:-1])]
-    for i, picture in enumerate(x0):
-        paid = [lines.denoising_matching(chain, picture, t) for t in range(steps + 1, 1, -1)]
-        pairs.append((terms.nats[i], lines.line_58(chain, picture)))
-        pairs.append((terms.matching[i], torch.stack(paid)))
-        pairs.append((terms.prior[i], lines.prior_matching(chain, picture)))
-    return pairs
