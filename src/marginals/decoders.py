@@ -255,6 +255,18 @@ class Categorical(Decoder):
         return to_float((below <= u.unsqueeze(1)).sum(1).to(torch.uint8), logits.dtype)
 
 
+def whole_numbers(x: Tensor) -> Tensor:
+    """Pixels as uint8, whether given so or as real numbers in [-1, 1], which go into their bins."""
+    if x.dtype == torch.uint8:
+        return x
+    if x.device.type == "cpu" and x.numel() and not float(x.abs().max()) <= 1.0:
+        raise MarginalsError(
+            "This model rates pixels: give pictures as uint8 or as floats in [-1, 1], or build it "
+            "with a GaussianDecoder for other data."
+        )
+    return to_uint8(x)
+
+
 def _to_centre(x: Tensor) -> Tensor:
     """Real numbers into the middle of their bins, the outer bins being open."""
     return to_float(to_uint8(x), x.dtype)

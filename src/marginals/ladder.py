@@ -11,7 +11,6 @@ the fixed q(x_s | x_t, x_0) and the priors plug a denoiser's x̂0 into them, it 
 builds such rungs): *a diffusion model is a hierarchical VAE* is a test in this package.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,18 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from .bound import Bound, Terms
-from .decoders import Decoder
+from .decoders import Decoder, whole_numbers
 from .errors import MarginalsError
 from .gaussian import Normal as Normal
 from .generative import DataStats, Generative, Labels, check_count
 from .noise import item_noise
 from .ode import Tick
-from .pixels import to_uint8
 from .rung import KlObjective as KlObjective
 from .rung import Posterior as Posterior
 from .rung import Rung as Rung
-from .rung import Visit, importance_bound
-from .sampling import SampleResult
+from .rung import Visit, climb, descend, importance_bound, nats_paid
+from .sampling import SampleResult, check_finite
 
 
 class Ladder(Generative):
@@ -69,7 +67,8 @@ class Ladder(Generative):
         self.rungs = cast(Sequence[Rung], nn.ModuleList(modules) if whole else tuple(rungs))
         self.decode, self.decoder = decode, decoder
         self.evidence, self.root = evidence, root
-        self.posterior, self.objective = posterior, objective or KlObjective()
+        self.posterior: Posterior = posterior
+        self.objective = objective or KlObjective()
         self.recipe = dict(recipe or {})
         self._images: int | None = None
 
@@ -88,7 +87,7 @@ class Ladder(Generative):
         labels = self._labels(len(x), cond)
         target, evidence = self._look(x, labels, generator)
         reconstruction, visits = self._draw(target, evidence, labels, generator)
-        charged = self.objective(self._paid(visits), self._images)
+        charged = self.objective(nats_paid(visits, self.posterior), self._images)
         return (charged - reconstruction) / x[0].numel(), None
 
     @torch.no_grad()
@@ -116,7 +115,7 @@ class Ladder(Generative):
             for i in range(samples):
                 nats, visits = self._draw(target, evidence, labels, generator)
                 reconstruction = reconstruction + nats / samples
-                paid = self._paid(visits) / samples + paid.to(x.device)
+                paid = nats_paid(visits, self.posterior) / samples + paid.to(x.device)
                 if tick is not None:
                     tick(i + 1, samples)
         at = torch.arange(len(self.rungs) - 1, 0, -1)
@@ -176,20 +175,59 @@ class Ladder(Generative):
         for first in range(0, n, batch):
             seeds = range(seed + first, seed + min(first + batch, n))
             part = None if labels is None else labels[first : first + batch]
+
+            def choose(i: int, law: Normal, seeds: range = seeds) -> Tensor:
+                noise = self._noise(seeds, law.mean.shape[1:], i, law.mean.dtype)
+                return law.sample(temperature * noise)
+
             with self._evaluating():
-                out = self._generate(seeds, part, temperature)
+                out = self._down(len(seeds), part, choose)
             u = self._noise(seeds, shape, len(self.rungs), torch.float64)
             last = self.decoder.sample(out, torch.special.ndtr(u)) if decoder_noise else None
             pictures.append(self.decoder.mean(out) if last is None else last)
-        return SampleResult(_finite(torch.cat(pictures)), 1, (), "ancestral")
+        x = check_finite(torch.cat(pictures), "down the ladder")
+        return SampleResult(x, 1, (), "ancestral")
 
-    def _generate(self, seeds: Sequence[int], labels: Tensor | None, temperature: float) -> Tensor:
-        above = self._root(len(seeds), labels)
-        for draw, rung in enumerate(self.rungs):
-            mean, log_std = rung.prior(above)
-            noise = self._noise(seeds, mean.shape[1:], draw, mean.dtype)
-            z = Normal(mean, log_std).sample(temperature * noise)
-            above = rung.carry(z, above)
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor, cond: Labels = None, *, generator: torch.Generator | None = None
+    ) -> list[Visit]:
+        """One walk z ~ q(z | x): at every rung, from the top down, q, p and the z that was drawn.
+
+        The posterior means are ``[visit.posterior.mean for visit in ladder.encode(x)]``.
+        """
+        with self._evaluating():
+            labels = self._labels(len(x), cond)
+            target, evidence = self._look(x, labels, generator)
+            return self._draw(target, evidence, labels, generator)[1]
+
+    @torch.no_grad()
+    def pictures(self, latents: Sequence[Tensor], cond: Labels = None) -> Tensor:
+        """The mean pictures (B, *shape) of given latents, each (B, ...), from the top rung down.
+
+        Rungs below those that are given stand at the mean of their prior; so the pictures of the
+        upper latents alone show what these decide.
+        """
+        if not 0 < len(latents) <= len(self.rungs):
+            raise MarginalsError(
+                f"This ladder has {len(self.rungs)} rungs: give 1 to {len(self.rungs)} latents, "
+                f"from the top down, not {len(latents)}."
+            )
+        n = len(latents[0])
+
+        def choose(i: int, law: Normal) -> Tensor:
+            return latents[i] if i < len(latents) else law.mean.expand(n, *law.mean.shape[1:])
+
+        with self._evaluating():
+            return self.decoder.mean(self._down(n, self._labels(n, cond), choose))
+
+    def _down(
+        self, n: int, labels: Tensor | None, choose: Callable[[int, Normal], Tensor]
+    ) -> Tensor:
+        """The decoder's numbers at the end of a walk by the priors; ``choose`` picks each z."""
+        above = self._root(n, labels)
+        for i, rung in enumerate(self.rungs):
+            above = rung.carry(choose(i, rung.prior(above)), above)
         return self.decode(above)
 
     def _noise(
@@ -207,42 +245,10 @@ class Ladder(Generative):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[Visit]]:
         """One z ~ q(z | x): log p(x | z_1) in nats, (B,), and the rungs visited, top first."""
-        walk = self._descend if self.posterior == "top_down" else self._climb
-        visits, bottom = walk(evidence, self._root(len(target), labels), generator)
+        walk = descend if self.posterior == "top_down" else climb
+        root = self._root(len(target), labels)
+        visits, bottom = walk(self.rungs, evidence, root, lambda like: _randn(like, generator))
         return self.decoder.log_prob(target, self.decode(bottom)), visits
-
-    def _descend(
-        self, evidence: Any, above: Any, generator: torch.Generator | None
-    ) -> tuple[list[Visit], Any]:
-        """Draw from the top down; every rung knows x and what was drawn above."""
-        visits = []
-        for rung in self.rungs:
-            posterior, prior = rung.posterior(evidence, above), rung.prior(above)
-            z = posterior.sample(_randn(posterior.mean, generator))
-            visits.append(Visit(posterior, prior, z))
-            above = rung.carry(z, above)
-        return visits, above
-
-    def _climb(
-        self, evidence: Any, above: Any, generator: torch.Generator | None
-    ) -> tuple[list[Visit], Any]:
-        """Draw from the picture up, each rung knowing the one below; then ask the priors."""
-        drawn: list[tuple[Normal, Tensor]] = []
-        for rung in reversed(self.rungs):
-            posterior = rung.posterior(evidence, None)
-            evidence = posterior.sample(_randn(posterior.mean, generator))
-            drawn.append((posterior, evidence))
-        visits = []
-        for rung, (posterior, z) in zip(self.rungs, reversed(drawn), strict=True):
-            visits.append(Visit(posterior, rung.prior(above), z))
-            above = rung.carry(z, above)
-        return visits, above
-
-    def _paid(self, visits: Sequence[Visit]) -> Tensor:
-        """Nats paid at every rung, (B, rungs), top first."""
-        exact = self.posterior == "top_down"
-        nats = [v.kl() if exact or i == 0 else v.log_ratio() for i, v in enumerate(visits)]
-        return torch.stack(nats, 1)
 
     def _root(self, n: int, labels: Tensor | None) -> Any:
         return None if self.root is None else self.root(n, labels)
@@ -254,20 +260,9 @@ class Ladder(Generative):
         if self.decoder.density:
             target = self._real(x, generator).to(self.dtype)
         else:
-            target = self._whole(self._checked(x))
+            target = whole_numbers(self._checked(x))
         shown = self.decoder.shown(target, self.dtype)
         return target, shown if self.evidence is None else self.evidence(shown, labels)
-
-    def _whole(self, x: Tensor) -> Tensor:
-        """Pixels as whole numbers; real ones are put into their bins."""
-        if x.dtype == torch.uint8:
-            return x
-        if x.device.type == "cpu" and x.numel() and float(x.abs().max()) > 1.0:
-            raise MarginalsError(
-                f"{type(self.decoder).__name__} rates pixels: give pictures as uint8 or as floats "
-                "in [-1, 1], or build the model with a GaussianDecoder."
-            )
-        return to_uint8(x)
 
     def _about(self, x: Tensor) -> dict[str, Any]:
         about = {"density": self.decoder.density, "binary": self.decoder.binary}
@@ -281,12 +276,3 @@ class Ladder(Generative):
 
 def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-
-
-def _finite(x: Tensor) -> Tensor:
-    if not math.isfinite(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).item()):
-        raise MarginalsError(
-            "The walk down the ladder ended in NaN or infinity: the network's output is not "
-            "finite; use an earlier checkpoint, or float32 instead of half precision."
-        )
-    return x

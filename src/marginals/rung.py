@@ -2,10 +2,12 @@
 
 A :class:`Rung` is written from the top's point of view: ``above`` is whatever the rungs above hand
 down, for a Markov ladder z itself, for a modern hierarchical VAE the residual stream. A
-:class:`Visit` is what one walk leaves behind at a rung, and every bound is made of visits.
+:class:`Visit` is what one walk leaves behind at a rung, and every bound is made of visits. The two
+walks are :func:`descend` and :func:`climb`.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -58,6 +60,57 @@ class Visit(NamedTuple):
     def log_ratio(self) -> Tensor:
         """log q(z) − log p(z), one sample of the KL: (B,)."""
         return self.posterior.log_prob(self.z) - self.prior.log_prob(self.z)
+
+
+Draw = Callable[[Tensor], Tensor]
+"""Standard normal noise of the shape of a tensor."""
+
+
+def descend(
+    rungs: Sequence[Rung], evidence: Any, above: Any, draw: Draw
+) -> tuple[list[Visit], Any]:
+    """Draw z from the top down, q(z_t | x, above): every rung knows x and what was drawn above.
+
+    ``rungs`` from the top; ``above`` is what the top rung is told. Returns the visits, top first,
+    and what the lowest rung carried.
+    """
+    visits = []
+    for rung in rungs:
+        posterior, prior = rung.posterior(evidence, above), rung.prior(above)
+        z = posterior.sample(draw(posterior.mean))
+        visits.append(Visit(posterior, prior, z))
+        above = rung.carry(z, above)
+    return visits, above
+
+
+def climb(rungs: Sequence[Rung], evidence: Any, above: Any, draw: Draw) -> tuple[list[Visit], Any]:
+    """Draw z from the picture up, q(z_1 | x)·Π q(z_t | z_{t−1}) (Luo Eq. 24); then ask the priors.
+
+    Arguments and results as those of :func:`descend`.
+    """
+    drawn: list[tuple[Normal, Tensor]] = []
+    for rung in reversed(rungs):
+        posterior = rung.posterior(evidence, None)
+        evidence = posterior.sample(draw(posterior.mean))
+        drawn.append((posterior, evidence))
+    visits = []
+    for rung, (posterior, z) in zip(rungs, reversed(drawn), strict=True):
+        visits.append(Visit(posterior, rung.prior(above), z))
+        above = rung.carry(z, above)
+    return visits, above
+
+
+def nats_paid(visits: Sequence[Visit], posterior: Posterior) -> Tensor:
+    """Nats paid at every rung of a walk, (B, rungs), top first; their sum's mean is E_q[log q/p].
+
+    Top-down, z_t is drawn given everything above it, so that every KL is exact (Luo Eq. 58's form).
+    Bottom-up that is so at the top only: below, z_t was drawn without knowing z_{t+1}, on which
+    p(z_t | z_{t+1}) depends, and what can be charged is log q/p at the sample (Luo Eq. 44). The KL
+    in its place, Luo Eq. 45, is another number.
+    """
+    exact = posterior == "top_down"
+    nats = [v.kl() if exact or i == 0 else v.log_ratio() for i, v in enumerate(visits)]
+    return torch.stack(nats, 1)
 
 
 @dataclass(frozen=True)

@@ -372,6 +372,37 @@ class TestSampling:
             broken.sample(1)
 
 
+class TestLatents:
+    @both
+    def test_encoding_is_the_walk_of_the_elbo(self, posterior):
+        ladder, x = make(posterior=posterior), pictures()
+        visits = ladder.encode(x, generator=generator())
+        terms = ladder.elbo(x, generator=generator())
+        assert [v.z.shape for v in visits] == [(5, 2), (5, 3), (5, 4)]
+        assert torch.allclose(visits[0].kl(), terms.prior)
+        below = [v.kl() if posterior == "top_down" else v.log_ratio() for v in visits[1:]]
+        assert torch.allclose(torch.stack(below, 1), terms.matching)
+        assert ladder.training and not any(v.z.requires_grad for v in visits)
+
+    def test_pictures_of_latents_are_what_sampling_makes_of_them(self):
+        """All latents given: the decoder's mean. The upper ones alone: the rest at their means."""
+        ladder = make(data=DataStats(SHAPE))
+        z = [v.z for v in ladder.encode(pictures(), generator=generator())]
+        with torch.no_grad():
+            wanted = ladder.decoder.mean(ladder.decode(z[2]))
+            assert torch.equal(ladder.pictures(z), wanted)
+            lowest = ladder.rungs[2].prior(z[1]).mean
+            assert torch.equal(ladder.pictures(z[:2]), ladder.pictures([*z[:2], lowest]))
+        assert ladder.pictures(z[:1]).shape == (5, *SHAPE)
+        cold = ladder.pictures([torch.zeros(3, 2)])
+        assert torch.allclose(cold, ladder.sample(3, temperature=0.0).x, atol=1e-6)
+
+    @pytest.mark.parametrize("count", [0, 4])
+    def test_there_are_no_other_latents(self, count):
+        with pytest.raises(MarginalsError, match="give 1 to 3 latents"):
+            make().pictures([torch.zeros(1, 2)] * count)
+
+
 class TestData:
     def test_a_density_spreads_whole_numbers_over_their_bins(self):
         """From the generator; the bound is then on whole numbers through 7 bits per pixel."""
