@@ -194,7 +194,7 @@ def _() -> Finding:
     home=(finite.sampled_objective, finite.sampled_objective_as_printed, Ladder.elbo),
     status="wrong",
     note="The sum needs a factor 1/L. With it the mean over all draws is exactly Eq. 19; as "
-    "printed it exceeds Eq. 19 by (L − 1) times the reconstruction term. For L = 1 both agree.",
+    "printed it differs from it by (L − 1) times the reconstruction term. For L = 1 both agree.",
     erratum="E4",
 )
 def _() -> Finding:
