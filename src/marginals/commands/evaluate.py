@@ -91,7 +91,7 @@ class Evaluate(Command):
         routes = measure(model, x, cond, effort, seed=self.seed)
         about = {"pictures": len(x), "conditional": cond is not None}
         rows = [route.as_json() for route in routes]
-        return about | {"routes": rows, "means": statement(routes)}
+        return about | {"routes": rows, "means": statement(model, routes)}
 
     def _samples(
         self,

@@ -72,7 +72,7 @@ def _likelihood(model: Generative, settings: Comparison, held_out: PictureSource
     return {
         "dims": x[0].numel(),
         "routes": rows,
-        "means": statement(routes),
+        "means": statement(model, routes),
         "conditional": cond is not None,
     }
 

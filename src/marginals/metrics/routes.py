@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from marginals.ancestral import chain_elbo
 from marginals.bound import Bound, Terms
 from marginals.generative import Generative
 from marginals.ladder import Ladder
@@ -189,10 +188,17 @@ _MEANS = {
 }
 
 
-def statement(measured: Sequence[Measured]) -> list[str]:
+_WHOLE = (
+    "a model that learned whole-number pixels as such (vdm) never saw a value between two of them, "
+    "so its numbers of dequantised pixels are large: they ask about pictures it does not know"
+)
+
+
+def statement(model: Generative, measured: Sequence[Measured]) -> list[str]:
     """Sentences on what the numbers are numbers of, and so on what compares with what."""
     of = dict.fromkeys(route.of for route in measured)
-    return [f"{what}: {_MEANS[what]}" for what in of]
+    whole = isinstance(model, Model) and not model.objective.dequantise
+    return [f"{what}: {_MEANS[what]}" for what in of] + ([_WHOLE] if whole else [])
 
 
 def together(parts: Sequence[Route]) -> Measured:
@@ -245,6 +251,12 @@ def _diffusion_plans(
         source = "Luo Eq. 58 with the decoder of Kingma et al. 2021"
         return Route("decoder", "continuous-time ELBO, 256-way decoder", bound, source)
 
+    def chain() -> Route:
+        """The bound that DDPM's paper reports."""
+        bound, steps = model.chain_elbo(pixels, cond, **options(6)), len(_lams(model))
+        source = "Luo Eqs. 58, 84–94; Ho et al. 2020, Eqs. 5, 13"
+        return Route("chain", f"its own chain and decoder, T = {steps}", bound, source)
+
     plans: Plans = {
         "discrete": lambda: discrete("discrete", levels, 1),
         "discrete_2": lambda: discrete("discrete_2", 2 * levels, 2),
@@ -253,19 +265,8 @@ def _diffusion_plans(
         "decoder": decoder,
     }
     if _lams(model):
-        plans["chain"] = lambda: _chain(model, pixels, cond, options(6))
+        plans["chain"] = chain
     return plans
-
-
-def _chain(model: Model, pixels: Tensor, cond: Tensor | None, options: dict[str, Any]) -> Route:
-    """The bound that DDPM's paper reports: every one of its T steps, and its own decoder."""
-    lams = sorted(_lams(model))
-    settings = getattr(model.net.backbone, "config", {})
-    kind = "learned" if settings.get("outputs") == 2 else "small"
-    about = {"prior": model.ends.prior, "variance": kind, "dtype": model.dtype, "cond": cond}
-    bound = chain_elbo(model.net, pixels, lams, **about, **options)
-    title = f"its own chain and decoder, T = {len(lams)}"
-    return Route("chain", title, bound, "Luo Eqs. 58, 84–94; Ho et al. 2020, Eqs. 5, 13")
 
 
 def _ladder_plans(

@@ -192,7 +192,8 @@ class TrainConfig(BaseModel):
     def _options_mean_something(self) -> Self:
         ladder = self.model in LADDERS
         for name in _FOR_DIFFUSION if ladder else _FOR_LADDERS:
-            if getattr(self, name) not in (None, False):
+            value = getattr(self, name)
+            if value is not None and value is not False:
                 whose = "diffusion models" if ladder else "vae and hvae"
                 raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
         return self
