@@ -23,7 +23,7 @@ _CHUNK = 1 << 24  # numbers held at once by the 256-way decoder
 
 def sum_dims(values: Tensor) -> Tensor:
     """Sum over everything but the batch: (B, ...) → (B,), in float64."""
-    return values.flatten(1).double().sum(1)
+    return values.flatten(1).sum(1, dtype=torch.float64)
 
 
 def normal_log_prob(x: Tensor, mean: Tensor | float, var: Real) -> Tensor:
@@ -132,8 +132,8 @@ def gaussian_reconstruction(x0: Tensor, level: Level) -> Tensor:
     entropy, D/2·(λ − log 2πe), for every picture: the model is charged for the noise that is left.
     """
     dims = x0[0].numel()
-    nats = 0.5 * dims * (float(level.lam) - math.log(2.0 * math.pi * math.e))
-    return torch.full((len(x0),), nats, dtype=torch.float64, device=x0.device)
+    lam = torch.as_tensor(level.lam, dtype=torch.float64, device=x0.device)
+    return (0.5 * dims * (lam - math.log(2.0 * math.pi * math.e))).expand(len(x0))
 
 
 def discretised_reconstruction(pixels: Tensor, x: Tensor, level: Level) -> Tensor:
@@ -144,10 +144,10 @@ def discretised_reconstruction(pixels: Tensor, x: Tensor, level: Level) -> Tenso
     batch would fill the memory.
     """
     centres = torch.arange(BINS, dtype=torch.float64, device=x.device) * BIN_WIDTH
-    centres = (centres + (0.5 * BIN_WIDTH - 1.0)) * float(level.alpha)
+    centres = (centres + (0.5 * BIN_WIDTH - 1.0)) * level.alpha
 
     def log_prob(k: Tensor, z: Tensor) -> Tensor:
-        gap = (z.double().flatten(1).unsqueeze(-1) - centres) / float(level.sigma)
+        gap = (z.double().flatten(1).unsqueeze(-1) - centres) / level.sigma
         log_probs = torch.log_softmax(-0.5 * gap**2, dim=-1)
         return log_probs.gather(-1, k.flatten(1).long().unsqueeze(-1)).squeeze(-1).sum(1)
 

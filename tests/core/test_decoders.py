@@ -61,6 +61,18 @@ def test_black_and_white_sum_to_one():
     assert white.item() == pytest.approx(out.sigmoid().item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("decoder", GREY, ids=repr)
+@pytest.mark.parametrize("mean", [-1.3, -0.9, 0.1, 0.95, 2.0])
+def test_the_mean_is_the_sum_of_values_times_probabilities(decoder, mean):
+    """Within half a bin; also where much of the law is cut off at one end."""
+    out = outputs(decoder)
+    if decoder.params < 256:
+        out[:, 0] = mean
+        out[:, 1:] = math.log(0.4)
+    wanted = (every_value(decoder, out).exp() * to_float(VALUES, torch.float64)).sum()
+    assert decoder.mean(out).item() == pytest.approx(wanted.item(), abs=1 / 256)
+
+
 class TestLogistic:
     def test_is_the_difference_of_the_distribution_function(self):
         out = torch.tensor([[0.11, math.log(0.07)]], dtype=torch.float64)
