@@ -56,16 +56,15 @@ def unipc_weights(ratios: Tensor, h: float, scale: float) -> Tensor:
 def unipc_step(
     x: Tensor, clean: Tensor, others: Tensor, ratios: Tensor, t: Level[float], s: Level[float]
 ) -> Tensor:
-    """Order-1 step plus α_s·B(h)·Σ_m (a_m/r_m)·(x̂_m − x̂_t), B(h) = e^h − 1.
+    """Order-1 step plus α_s·B(h)·Σ_m (a_m/r_m)·(x̂_m − x̂_t), with B(h) = h.
 
     ``others``: x̂0 at ℓ_t + r_m·h, (p, …); r = 1 is the end of the step (the corrector), r < 0 lies
     before it.
     """
     h = half_step(t, s)
-    scale = math.expm1(h)
-    weights = unipc_weights(ratios, h, scale) / ratios
+    weights = unipc_weights(ratios, h, h) / ratios
     extra = torch.tensordot(weights, others - clean, 1)
-    return dpm_solver_pp_1(x, clean, t, s) + s.alpha * scale * extra
+    return dpm_solver_pp_1(x, clean, t, s) + s.alpha * h * extra
 
 
 def distilled_target(x: Tensor, end: Tensor, t: Level[float], s: Level[float]) -> Tensor:

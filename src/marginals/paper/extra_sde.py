@@ -63,5 +63,5 @@ def tweedie(x: Tensor, score: Tensor, alpha: Tensor | float, sigma: Tensor | flo
 
 def tweedie_covariance(hessian: Tensor, alpha: float, sigma: float) -> Tensor:
     """(σ²/α²)·(I + σ²·∇²log p) = Cov[x0 | x] (second-order Tweedie), (B, D, D)."""
-    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype)
+    identity = torch.eye(hessian.shape[2], dtype=hessian.dtype)
     return (sigma / alpha) ** 2 * (identity + sigma**2 * hessian)

@@ -169,7 +169,20 @@ def _() -> Finding:
         closed = (var + (mean - m) ** 2) / v**2 - 2.0 / v + own
         implicit = implicit_score_matching(model, trace, weights)
         pairs += [(found, closed), (2.0 * implicit + own, closed)]
+    pairs += _in_the_plane()
     return all_equal(pairs, "quadrature, and Hyvärinen's form, against moments of the mixture")
+
+
+def _in_the_plane() -> list[tuple[Tensor, Tensor]]:
+    """N(0, 1) data in the plane and the score of N(m, v) models: distances add up over axes."""
+    axis = line(-8.0, 8.0, 161)
+    x = torch.cartesian_prod(axis, axis)
+    weights = (-0.5 * x.square().sum(1)).exp() / (2.0 * math.pi) * 0.01
+    mean, var = numbers(0.3, -0.7), numbers(0.8, 1.9)
+    model, trace = (mean - x) / var, torch.full_like(weights, -(1.0 / var).sum().item())
+    closed = ((1.0 / var - 1.0) ** 2 + (mean / var) ** 2).sum()
+    implicit = 2.0 * implicit_score_matching(model, trace, weights) + 2.0
+    return [(fisher_divergence(model, -x, weights), closed), (implicit, closed)]
 
 
 def _moves(state: Tensor, clean: Tensor, row: tuple[dict[int, float], dict[int, float]]) -> Tensor:

@@ -256,7 +256,9 @@ def _() -> Finding:
 )
 def _() -> Finding:
     start, target, half = normal(4), normal(4), 7.0
-    average = start
+    average, halves = start, []
     for _ in range(14):
         average = moving_average(average, target, half)
-    return equal(average - target, 0.25 * (start - target), "two half-lives leave a quarter")
+        halves.append(average)
+    pairs = [(halves[i] - target, share * (start - target)) for i, share in ((6, 0.5), (13, 0.25))]
+    return all_equal(pairs, "one half-life leaves half, two leave a quarter")

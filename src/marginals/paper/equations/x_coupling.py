@@ -98,8 +98,14 @@ def _() -> Finding:
         points = line_point(end, start, t)
         require(bool((points[order, 0].diff() > 0).all()), "the new lines do not cross either")
         again.append(end - start)
+    one, two, speeds = normal(6, 3), normal(6, 3), normal(4, 6, 3)
+    wide = torch.stack([(two - one - v).norm(dim=1).square().mean() for v in speeds]).mean()
     return all_equal(
-        [(straightness(start, end, torch.stack(again)), 0.0), (first, by_hand)],
+        [
+            (straightness(start, end, torch.stack(again)), 0.0),
+            (first, by_hand),
+            (straightness(one, two, speeds), wide),
+        ],
         "straightness before and after reflow",
     )
 
@@ -125,6 +131,8 @@ def _() -> Finding:
     worst = transport_cost(start, end.flip(0))
     pairs = [(flown, squares), (flown, cheapest)]
     pairs += [(worst, squares + 2.0 * (start * end).mean() - 2.0 * (start * end.flip(0)).mean())]
+    one, two = normal(6, 3), normal(6, 3)
+    pairs += [(transport_cost(one, two), (two - one).norm(dim=1).square().mean())]
     return all_equal(pairs, "cost of the flow's pairs; on the line it is the least possible")
 
 
@@ -149,6 +157,10 @@ def _() -> Finding:
     # noise that is a monotone map of the pictures (a gradient of a convex function) is paired back
     mapped = 2.0 * pictures + 0.3 * pictures.sign() + noise.mean()
     pairs.append((mapped[shuffle][best_pairing(pictures, mapped[shuffle])], mapped))
+    # in the plane short squares are another wish than short lines
+    here, there = numbers(0.0, 0.0, 1.0, 0.0).view(2, 2), numbers(1.0, 0.0, 2.0, 1.0).view(2, 2)
+    require(best_pairing(here, there) == [0, 1], "1 + 1 + 1 is less than 4 + 1 + 0")
+    require(best_pairing(here, there.flip(0)) == [1, 0], "in whatever order they come")
     require(sorted(order) == list(range(6)), "every noise is used once")
     return all_equal(pairs, "sorted order on the line; a monotone map found again in more space")
 
@@ -167,5 +179,5 @@ def _() -> Finding:
     # a Brownian motion of variance σ²t, conditioned on where it is at t = 1
     mean = a + t * sigma**2 / sigma**2 * (b - a)
     var = sigma**2 * t - (sigma**2 * t) ** 2 / sigma**2
-    pairs = [(bridge_std(t, sigma) ** 2, var), (line_point(a, b, t), mean)]
+    pairs = [(bridge_std(t, sigma), var.sqrt()), (line_point(a, b, t), mean)]
     return all_equal(pairs, "Gaussian conditioning on the far end")

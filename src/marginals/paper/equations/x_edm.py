@@ -1,6 +1,5 @@
-"""Extensions: EDM's preconditioning, loss and sampler."""
+"""Extensions: EDM's preconditioning and loss."""
 
-import itertools
 import math
 
 import torch
@@ -8,27 +7,21 @@ from torch import Tensor
 
 from ...denoiser import Estimate, Net
 from ...objective import Edm, NormalLevels, Objective
-from ...oracle import Gaussian, Mixture
+from ...oracle import Gaussian
 from ...predict import VelocityPrediction, VPrediction
-from ...scaling import FLOW, VE, VP, UnitVariance, VarianceExploding
+from ...scaling import VE, UnitVariance, VarianceExploding
 from ...schedule import Karras
-from ...solvers import grid, heun, karras
 from ..equation import Finding, all_equal, equation, require
 from ..extra_edm import (
-    churn,
-    churn_share,
     denoised,
-    karras_sigmas,
     loss_weight,
     slope,
     told,
-    uncertainty_loss,
 )
 from ..extra_worlds import flat_bumps, normal, numbers
 
 PART = "EDM"
 EDM = "Karras et al. 2022 (EDM), arXiv 2206.00364"
-EDM2 = "Karras et al. 2024 (EDM2), arXiv 2312.02696"
 SIGMAS = (0.03, 0.4, 1.7, 22.0)
 
 
@@ -155,9 +148,11 @@ def _() -> Finding:
     time = (sigma ** (1 / 3) - 0.01 ** (1 / 3)) / (90.0 ** (1 / 3) - 0.01 ** (1 / 3))
     plain = Net(Backbone(), prediction=VPrediction(0.5), scaling=VE)(x, 0.7, torch.arange(4))
     pairs = [
+        *_two_answers(x),
         (told(sigma), -_lam(sigma) / 8.0),
         (seen[0], c_in * x),
         (seen[1], time),
+        (est.x, x),
         (est.x0, denoised(x, -0.3 * c_in * x, sigma.unsqueeze(1), 0.5)),
         (seen[2], x),
         (seen[3], (20.0 - 0.7) / 40.0),
@@ -165,6 +160,19 @@ def _() -> Finding:
         (plain.out, 0.3 * x),
     ]
     return all_equal(pairs, "what a backbone is shown and told, and how its answer is read")
+
+
+def _two_answers(x: Tensor) -> list[tuple[Tensor | float, Tensor | float]]:
+    """A backbone with twice the channels also says how random the step is, from −1 to 1."""
+
+    def backbone(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([0.3 * x, 0.7 * x], 1)
+
+    module = torch.nn.Module()
+    module.forward = backbone
+    est = Net(module, prediction=VPrediction(0.5), scaling=VE)(x, 0.7)
+    assert est.mix is not None
+    return [(est.out, 0.3 * x), (est.mix, (1.0 + 0.7 * x) / 2.0), (est.x, x), (est.level.lam, 0.7)]
 
 
 @equation(
@@ -189,119 +197,3 @@ def _() -> Finding:
     require(((found - by_steps).abs().max() < 1e-7).item() is True, "it is the slope of the flow")
     pairs = [(slope(x, est.x0, sigma), est.eps), (fast, est.eps)]
     return all_equal(pairs, "(x − D)/σ, ε̂ and the core's velocity in VE units")
-
-
-@equation(
-    "X58",
-    part=PART,
-    source=EDM + ", Eq. 5",
-    latex=r"\sigma_i = \left(\sigma_{\max}^{1/\rho} + \frac{i}{N-1}\left(\sigma_{\min}^{1/\rho} - "
-    r"\sigma_{\max}^{1/\rho}\right)\right)^{\rho}, \quad \sigma_N = 0",
-    says="Steps are short near the picture and long in the noise, in a proportion that one number "
-    "sets.",
-    home=(Karras._lam, Karras._t, karras_sigmas, karras),
-)
-def _() -> Finding:
-    low, high, rho = 0.004, 31.0, 5.3
-    lams = grid(karras(-2.0 * math.log(high), -2.0 * math.log(low), rho), 9)
-    sigmas = (-0.5 * numbers(*lams[:-1])).exp()
-    root = sigmas ** (1.0 / rho)
-    t = numbers(0.1, 0.47, 0.9)
-    schedule = Karras(low, high, rho)
-    wanted = (low ** (1 / rho) * (1.0 - t) + high ** (1 / rho) * t) ** rho
-    require(lams[-1] == math.inf, "the last step removes all noise")
-    pairs = [
-        (sigmas, karras_sigmas(low, high, rho, 9)),
-        (root.diff(), (low ** (1 / rho) - high ** (1 / rho)) / 8.0),
-        ((-0.5 * schedule.lam(t)).exp(), wanted),
-        (schedule.t(-2.0 * wanted.log()), t),
-        (sigmas[[0, -1]], numbers(high, low)),
-    ]
-    return all_equal(pairs, "the grid that samplers walk against Eq. 5, and equal roots")
-
-
-@equation(
-    "X59",
-    part=PART,
-    source=EDM + ", Algorithm 1",
-    latex=r"x_{i+1} = x_i + (\sigma_{i+1} - \sigma_i) \frac{d_i + d'_i}{2}, \qquad \text{NFE} = "
-    r"2N - 1",
-    says="Heun's method looks one step ahead, averages both slopes, and pays two network calls "
-    "for a far smaller error.",
-    home=heun,
-    note="The step to σ = 0 has no slope at its end and is Euler's.",
-)
-def _() -> Finding:
-    oracle, x, pairs = flat_bumps(VE), normal(4, 2), []
-    for scaling in (VE, VP, FLOW):
-        levels = [scaling(lam) for lam in (-2.4, -0.3, 1.8, math.inf)]
-        rows = heun().table(levels)
-        require(heun().evaluations(levels) == 5, "three steps cost five evaluations")
-        states = [x * levels[0].alpha]
-        for row in rows:
-            new = sum(c * states[j] for j, c in row.x.items())
-            for j, c in row.d.items():
-                at = levels[0] if j == 0 else rows[j - 1].at
-                new = new + c * oracle(states[j] / at.alpha, at.lam).x0
-            states.append(torch.as_tensor(new))
-        pairs.append((states[-1], _heun_by_hand(oracle, x)))
-    return all_equal(pairs, "the table in three units against the algorithm, step by step")
-
-
-def _heun_by_hand(ask: Mixture, x: Tensor) -> Tensor:
-    sigmas = [math.exp(-0.5 * lam) for lam in (-2.4, -0.3, 1.8)]
-    for now, then in itertools.pairwise(sigmas):
-        d = (x - ask(x, -2.0 * math.log(now)).x0) / now
-        ahead = x + (then - now) * d
-        d_next = (ahead - ask(ahead, -2.0 * math.log(then)).x0) / then
-        x = x + (then - now) * 0.5 * (d + d_next)
-    d = (x - ask(x, -2.0 * math.log(sigmas[-1])).x0) / sigmas[-1]
-    return x - sigmas[-1] * d
-
-
-@equation(
-    "X60",
-    part=PART,
-    source=EDM + ", Algorithm 2",
-    latex=r"\hat x = x + \sqrt{\hat\sigma^2 - \sigma^2}\; z, \quad \hat\sigma = (1 + \gamma) "
-    r"\sigma, \quad \gamma = \min\left(\frac{S_{\text{churn}}}{N}, \sqrt{2} - 1\right)",
-    says="Adding a little noise before each step lets later steps correct the errors of earlier "
-    "ones.",
-    home=(churn, churn_share),
-)
-def _() -> Finding:
-    clean, noise, fresh, sigma = normal(5), normal(5), normal(5), 0.8
-    share = churn_share(12.0, 36)
-    moved, higher = churn(clean + sigma * noise, fresh, sigma, share)
-    spread = (moved - clean - sigma * noise) / fresh
-    pairs = [
-        (share, 1.0 / 3.0),
-        (churn_share(40.0, 36), math.sqrt(2.0) - 1.0),
-        (spread**2 + sigma**2, (sigma * 4.0 / 3.0) ** 2),
-        (higher, sigma * 4.0 / 3.0),
-        (churn(clean, fresh, sigma, churn_share(99.0, 3))[1] ** 2, 2.0 * sigma**2),
-    ]
-    return all_equal(pairs, "the variance after churning, and the cap at twice the variance")
-
-
-@equation(
-    "X61",
-    part=PART,
-    source=EDM2 + ", Eq. 14",
-    latex=r"\frac{L(\sigma)}{e^{u(\sigma)}} + u(\sigma), \qquad u^* = \ln L, \; \nabla_\theta = "
-    r"\frac{\nabla_\theta L}{L}",
-    says="A network that also guesses its own loss at each noise level makes all levels count "
-    "alike.",
-    home=uncertainty_loss,
-)
-def _() -> Finding:
-    losses = (0.4 * normal(5)).exp()
-    u = losses.log().requires_grad_(True)
-    (at_best,) = torch.autograd.grad(uncertainty_loss(losses, u).sum(), u)
-    leaf = losses.clone().requires_grad_(True)
-    (pull,) = torch.autograd.grad(uncertainty_loss(leaf, losses.log()).sum(), leaf)
-    least = uncertainty_loss(losses, losses.log())
-    for shift in (-0.4, 0.3):
-        require(bool((uncertainty_loss(losses, losses.log() + shift) > least).all()), "least there")
-    pairs = [(at_best, 0.0), (pull, 1.0 / losses), (least, 1.0 + losses.log())]
-    return all_equal(pairs, "slopes at u = ln L, by autograd")

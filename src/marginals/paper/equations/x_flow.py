@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...denoiser import Estimate
-from ...predict import VELOCITY, VelocityPrediction
+from ...predict import EPS, VELOCITY, X0, VelocityPrediction, VPrediction
 from ...scaling import FLOW, SUB_VP, VP, Level, LinearMix, Scaling
 from ...schedule import Cosine, LinearBeta, Logit, NoiseSchedule
 from ..equation import Finding, all_equal, equation, require
@@ -142,7 +142,25 @@ def _() -> Finding:
     average = (weights * (noise - clean)).sum(1)
     flux = slope(lambda v: velocity(v) * density(v, t), x)
     change = slope(lambda at: density(x, at), t, 1e-4)
-    return all_equal([(velocity(x), average), (change, -flux)], "average velocity and continuity")
+    pairs = [(velocity(x), average), (change, -flux), *_readings()]
+    return all_equal(pairs, "average velocity, continuity, and a 2×2 solve")
+
+
+def _readings() -> list[tuple[Tensor, Tensor]]:
+    """One output read in other ways, against torch's own solution of two equations."""
+    lam, x, out = numbers(-1.1, 0.3, 1.8), normal(3, 2), normal(3, 2)
+    level, (a, b) = SUB_VP(lam), VPrediction(0.6).row(lam)
+    rows = torch.stack([torch.stack([level.alpha, level.sigma], 1), _columns(a, b)], 1)
+    both = torch.linalg.solve(rows, torch.stack([x, out], 1))
+    speed = VelocityPrediction(Cosine(), SUB_VP).row(lam)
+    wanted = (_columns(*speed).unsqueeze(1) @ both)[:, 0]
+    est = Estimate(x, lam, SUB_VP, out, VPrediction(0.6))
+    pairs = [(est.read(X0), both[:, 0]), (est.read(EPS), both[:, 1])]
+    return [*pairs, (est.velocity(Cosine()), wanted), (est.read(VPrediction(0.6)), out)]
+
+
+def _columns(a: float | Tensor, b: float | Tensor) -> Tensor:
+    return torch.stack([torch.as_tensor(a), torch.as_tensor(b)], 1)
 
 
 @equation(

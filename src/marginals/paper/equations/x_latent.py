@@ -127,12 +127,12 @@ def _() -> Finding:
 def _() -> Finding:
     paid = numbers(0.1, 0.9, 2.0, 0.3, 1.3, 4.0).view(2, 3)
     rungs = paid.mean(0)
-    floor = torch.maximum(rungs, numbers(0.5)).sum()
+    floor = torch.maximum(rungs, numbers(0.3)).sum()
     leaf = paid.clone().requires_grad_(True)
-    (pull,) = torch.autograd.grad(KlObjective(free_bits=0.5)(leaf).mean(), leaf)
-    objective = KlObjective(beta=0.7, free_bits=0.5, warmup=400)
+    (pull,) = torch.autograd.grad(KlObjective(free_bits=0.3)(leaf).mean(), leaf)
+    objective = KlObjective(beta=0.7, free_bits=0.3, warmup=400)
     pairs = [
-        (KlObjective(free_bits=0.5)(paid).mean(), floor),
+        (KlObjective(free_bits=0.3)(paid).mean(), floor),
         (KlObjective()(paid), paid.sum(1)),
         (pull, numbers(0.0, 0.5, 0.5, 0.0, 0.5, 0.5).view(2, 3)),
         (objective(paid, 100).mean(), 0.7 * 0.25 * floor),

@@ -187,7 +187,9 @@ def _posterior_moments(mixture: Mixture, x: Tensor, lam: float) -> list[tuple[Te
     var = (posterior * (clean - mean.unsqueeze(1)) ** 2).sum(1)
     found = mixture(x, torch.full((len(x),), lam, dtype=torch.float64))
     assert found.var is not None
-    return [(found.x0[:, 0], mean), (found.var[:, 0], var)]
+    noise = (x[:, 0] - level.alpha * mean) / level.sigma
+    pairs = [(found.x0[:, 0], mean), (found.var[:, 0], var), (found.eps[:, 0], noise)]
+    return [*pairs, (found.x, x)]
 
 
 @equation(

@@ -42,6 +42,10 @@ def _() -> Finding:
         edge = dequantise(pixel, numbers(0.0)), dequantise(pixel, numbers(1.0 - 2.0**-40))
         inside = math.floor(128.0 * (edge[1].item() + 1.0)) == k
         require(edge[0].item() == low and inside, "a pixel never leaves its bin")
+    every, last = torch.arange(256, dtype=torch.uint8), torch.full((256,), 1.0 - 2.0**-24)
+    kept = ((dequantise(every, last).double() + 1.0) * 128.0).floor()
+    grain = torch.tensor([2.0**-16])  # the last digit that k + u can keep in float32
+    pairs += [(kept, every.double()), (dequantise(every[:1], grain).double() + 1.0, 2.0**-23)]
     require(min(slack) > 1e-4, "the bound holds, and strictly")
     return all_equal(pairs, "places inside the bins, and both sides by quadrature")
 

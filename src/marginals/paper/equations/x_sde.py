@@ -145,6 +145,7 @@ def _() -> Finding:
         (d_alpha / level.alpha - d_sigma / level.sigma, 0.5),
         (schedule.t(schedule.lam(both)), both),
         (LinearBeta(0.3, 14.0).t(LinearBeta(0.3, 14.0).lam(both)), both),
+        (schedule.t(schedule.lam(1e-9)) / 1e-9, 1.0),
     ]
     return all_equal(pairs, "mean, standard deviation, drift and noise, in closed form")
 
