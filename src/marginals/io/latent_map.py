@@ -46,16 +46,8 @@ def latent_map(
 
 def encode(ladder: "Ladder", x: "Tensor") -> "Tensor":
     """The mean of q(z | x) for every picture, (B, 2)."""
-    import torch
-
-    from marginals.pixels import to_float
-
     _check(ladder)
-    with torch.no_grad():
-        x = x.to(ladder.device)
-        shown = to_float(x, ladder.dtype) if x.dtype == torch.uint8 else x.to(ladder.dtype)
-        evidence = shown if ladder.evidence is None else ladder.evidence(shown, None)
-        return ladder.rungs[0].posterior(evidence, None).mean
+    return ladder.encode(x.to(ladder.device))[0].posterior.mean
 
 
 def grid(ladder: "Ladder", side: int, cond: int | None = None) -> "Tensor":
@@ -66,13 +58,9 @@ def grid(ladder: "Ladder", side: int, cond: int | None = None) -> "Tensor":
     _check(ladder)
     share = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     z = torch.special.ndtri(share).to(ladder.dtype)
-    down, right = torch.meshgrid(z.flip(0), z, indexing="ij")
-    points = torch.stack([right, down], -1).reshape(-1, 2).to(ladder.device)
-    label = None if cond is None else torch.full((len(points),), cond, device=ladder.device)
-    with torch.no_grad():
-        above = None if ladder.root is None else ladder.root(len(points), label)
-        out = ladder.decode(ladder.rungs[0].carry(points, above))
-        return ladder.decoder.mean(out).unflatten(0, (side, side))
+    up, right = torch.meshgrid(z.flip(0), z, indexing="ij")
+    points = torch.stack([right, up], -1).reshape(-1, 2).to(ladder.device)
+    return ladder.pictures([points], cond).unflatten(0, (side, side))
 
 
 def _check(ladder: "Ladder") -> None:
@@ -121,7 +109,11 @@ def _draw(
 
 
 def _mosaic(axes: "Axes", tiles: "Tensor") -> None:
-    """(side, side, C, H, W) pictures as one that fills the unit square."""
+    """(side, side, C, H, W) pictures, a dark gap around each, as one that fills the unit square."""
+    from torch.nn import functional as F
+
+    gap = max(1, tiles.shape[-1] // 16)
+    tiles = F.pad(tiles, (gap, gap, gap, gap), value=-1.0)
     side, _, channels, height, width = tiles.shape
     whole = tiles.permute(0, 3, 1, 4, 2).reshape(side * height, side * width, channels)
     whole = ((whole.float().cpu() + 1.0) / 2.0).clamp(0.0, 1.0).numpy()

@@ -59,10 +59,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
 }
 
-# The same budgets for VAEs, which bring their own networks (`marginals.nn.presets`).
+# The same budgets for VAEs, which bring their own networks (`marginals.nn.presets`). Without a KL
+# warm-up the lower rungs of a short run fall silent before they have anything to say.
 LADDER_PRESETS: dict[str, dict[str, Any]] = {
-    "2min": {"minutes": 2, "batch": 64, "lr": 2e-3, "decay": 0.6},
-    "10min": {"minutes": 10, "batch": 64, "lr": 2e-3, "decay": 0.6},
+    "2min": {"minutes": 2, "batch": 32, "lr": 4e-3, "decay": 0.6, "kl_warmup": 8_000},
+    "10min": {"minutes": 10, "batch": 32, "lr": 4e-3, "decay": 0.6, "kl_warmup": 20_000},
     "1h": {"minutes": 60, "batch": 64, "lr": 1e-3},
     "overnight": {"minutes": 600, "batch": 128, "lr": 5e-4},
 }
