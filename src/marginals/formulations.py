@@ -56,20 +56,24 @@ def vdm(
     *,
     data: DataStats | None = None,
     learned: bool = True,
+    learn_ends: bool = False,
     steps: int | None = None,
     lam_max: float = 13.3,
     lam_min: float = -5.0,
 ) -> Model:
     """Variational diffusion model (Kingma et al. 2021): VP, ε-prediction, the ELBO itself.
 
-    ``learned``: the schedule between the two ends is learned, else λ is linear in time. ``steps``:
+    ``learned``: the schedule between the two ends is learned, else λ is linear in time;
+    ``learn_ends``: so are the two ends, from the bound, whose other two terms the loss then holds
+    too. ``steps``:
     the bound of a chain of so many steps (their Eq. 14) instead of continuous time. Give stored
     pixels as uint8: the model is one of whole numbers and learns them as such; a backbone with
     Fourier features tells them apart (:class:`.nn.UNet`, ``fourier``).
     """
     line = LogLinear(lam_max, lam_min)
-    time = LearnedSchedule(lam_max, lam_min) if learned else line
-    net = Net(backbone, prediction=EPS, scaling=VP, label=line)
+    time = LearnedSchedule(lam_max, lam_min, learn_ends=learn_ends) if learned else line
+    label = LogLinear(lam_max + 4.0, lam_min - 4.0) if learn_ends else line  # ends may move
+    net = Net(backbone, prediction=EPS, scaling=VP, label=label)
     levels = LearnedTime(time) if isinstance(time, LearnedSchedule) else UniformTime(time)
     objective = Variational(Elbo(), levels if steps is None else StepTime(time, steps))
     return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .errors import MarginalsError
+from .gaussian import Prior, discretised_reconstruction, gaussian_reconstruction
 from .objective import Objective, UniformTime
-from .scaling import Real
+from .scaling import Real, Scaling
 from .schedule import NoiseSchedule
+
+_SPAN = 1.0  # a bad network would have the ends meet
 
 
 class LearnedSchedule(nn.Module, NoiseSchedule):
@@ -34,7 +37,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
     The time spent in bin k is w_k = (1 − f)·softmax(logits)_k + f/K, so p(λ) is a histogram,
     p = K·w_k/(λ_max − λ_min), never zero; inverse, slope and density are closed forms. t = 0 is
     exactly ``lam_max`` and t = 1 exactly ``lam_min``. With ``learn_ends`` the two ends are
-    parameters as well. Starts as a straight line (VDM's fixed linear γ).
+    parameters as well, at least 1 apart. Starts as a straight line (VDM's fixed linear γ).
     """
 
     def __init__(
@@ -76,14 +79,16 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
     @property
     def lam_min(self) -> float:
         """λ at t = 1, the noisy end."""
-        return self._first[1] if self.ends is None else self.ends[1].item()
+        if self.ends is None:
+            return self._first[1]
+        return min(self.ends[1].item(), self.ends[0].item() - _SPAN)
 
     def _ends(self, like: Tensor) -> tuple[Real, Real]:
         """(lam_max, lam_min), with their gradient if they learn."""
         if self.ends is None:
             return self._first
         first, last = self.ends.to(like.dtype)
-        return first, last
+        return first, torch.minimum(last, first - _SPAN)
 
     def widths(self) -> Tensor:
         """The share of time in each bin, (K,) in float64, from the clean end on; sums to 1."""
@@ -169,6 +174,30 @@ class LearnedTime:
         share = self.schedule._interior_density(lam.detach()).detach().to(lam.dtype)
         density = share / (first - last)
         return density if self.schedule.learn_ends else density.detach()
+
+
+def end_losses(
+    time: LearnedSchedule,
+    scaling: Scaling,
+    prior: Prior,
+    x0: Tensor,
+    pixels: Tensor | None,
+    eps: Tensor,
+) -> Tensor:
+    """What the bound pays at the two ends, nats per dimension, (B,), with the gradient of the ends.
+
+    KL(q(x_min | x0) ‖ prior) − E[log p(x0 | x_max)] (Luo Eq. 58), of whole-number ``pixels`` with
+    the 256-way decoder at α·x0 + σ·``eps``. Together with the loss between them it is the whole
+    bound, and its gradient says where the ends should be.
+    """
+    first, last = time._ends(torch.zeros((), dtype=torch.float64))
+    clean, noisy = (scaling(torch.as_tensor(lam, dtype=torch.float64)) for lam in (first, last))
+    if pixels is None:
+        reconstruction = gaussian_reconstruction(x0, clean)
+    else:
+        x = clean.alpha * x0.double() + clean.sigma * eps.double()
+        reconstruction = discretised_reconstruction(pixels, x, clean)
+    return (prior.kl_from(x0.double(), noisy) - reconstruction) / x0[0].numel()
 
 
 @dataclass(frozen=True)

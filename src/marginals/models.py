@@ -24,7 +24,7 @@ from .gaussian import Prior
 from .generative import DataStats as DataStats
 from .generative import Generative, Labels, check_count
 from .guidance import Guided
-from .learned import LearnedSchedule
+from .learned import LearnedSchedule, end_losses
 from .likelihood import Ends, discrete_elbo, elbo, ode_log_prob
 from .noise import item_noise
 from .objective import Objective, spread_uniform
@@ -36,6 +36,10 @@ from .solvers import Solver, dpmpp_2m, grid, karras
 
 Grid = Callable[[float, float], NoiseSchedule]
 """(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
+
+
+_FEW = 4
+"""Pictures of a batch on which the ends of a learned schedule are measured."""
 
 
 class Model(Generative):
@@ -98,10 +102,21 @@ class Model(Generative):
         self._meet(x)
         u = spread_uniform(len(x), generator)
         real = self._real if self.objective.dequantise else self._centres
-        x, labels = real(x, generator), self._labels(len(x), cond)
-        eps = torch.randn(x.shape, generator=generator).to(x)
-        lam = self.objective.levels.sample(u).to(x.device)
-        return self.objective(self.net, x, lam, eps, labels), lam.detach()
+        x0, labels = real(x, generator), self._labels(len(x), cond)
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        lam = self.objective.levels.sample(u).to(x0.device)
+        losses = self.objective(self.net, x0, lam, eps, labels)
+        return losses + self._at_the_ends(x, x0, eps).to(losses), lam.detach()
+
+    def _at_the_ends(self, x: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+        """The rest of the bound, if the ends of the schedule learn from it; else nothing. A few
+        pictures stand for all: the 256-way decoder is slow, and its mean differs little."""
+        time = self.schedule
+        if not (isinstance(time, LearnedSchedule) and time.learn_ends):
+            return torch.zeros(())
+        pixels = x[:_FEW] if x.dtype == torch.uint8 else None
+        prior = self.ends.prior
+        return end_losses(time, self.scaling, prior, x0[:_FEW], pixels, eps[:_FEW]).mean()
 
     def guided(self, guidance: float) -> Denoiser:
         """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""

@@ -9,7 +9,8 @@ import torch
 
 import marginals
 from marginals import VP, MarginalsError
-from marginals.learned import LearnedSchedule, LearnedTime, StepTime, Variational
+from marginals.gaussian import Prior
+from marginals.learned import LearnedSchedule, LearnedTime, StepTime, Variational, end_losses
 from marginals.nn import MLP
 from marginals.objective import Elbo, Objective, UniformTime, spread_uniform
 from marginals.oracle import Mixture
@@ -256,3 +257,56 @@ def test_whole_numbers_stay_on_the_grid_in_training():
     level = VP(lam.view(-1, 1, 1, 1))
     centre = (2 * 200 + 1) / 256 - 1
     assert torch.allclose(seen[0][0].double(), level.alpha * centre + level.sigma * eps, atol=1e-6)
+
+
+def whole_bound(ends, exact, x0, eps, u):
+    """−ELBO/D for one picture and one noise with the ends at ``ends``: quadrature over time."""
+    time = LearnedSchedule(*ends, knots=6, learn_ends=True).double()
+    losses = Variational(Elbo(), LearnedTime(time))
+    lam = LearnedTime(time).sample(u)
+    between = losses(exact, x0.expand(len(u), 2), lam, eps.expand(len(u), 2)).mean()
+    return time, between + end_losses(time, VP, Prior(0.0, 0.8), x0, None, eps).mean()
+
+
+def test_the_gradient_of_the_ends_is_that_of_the_bound():
+    """Autograd through levels, weights and both end terms = finite differences of their sum."""
+    exact, ends, h = oracle(), [6.0, -3.0], 1e-4
+    x0, eps = exact.sample(1, seed=2)[0], torch.randn(1, 2, dtype=F64)
+    u = (torch.arange(6000, dtype=F64) + 0.5) / 6000
+    time, bound = whole_bound(ends, exact, x0, eps, u)
+    bound.backward()
+    for i in (0, 1):
+        moved = [[e + d * (i == j) for j, e in enumerate(ends)] for d in (h, -h)]
+        with torch.no_grad():
+            up, down = (whole_bound(m, exact, x0, eps, u)[1].item() for m in moved)
+        assert time.ends.grad[i].item() == pytest.approx((up - down) / (2 * h), rel=2e-3)
+    assert time.logits.grad.abs().max() < 1.0  # of the scatter alone
+
+
+def test_the_ends_move_to_where_the_bound_is_better():
+    """A chain that stops far too early on both sides, with the exact denoiser."""
+    exact = oracle()
+    x0, eps = exact.sample(1, seed=2)[0], torch.randn(1, 2, dtype=F64)
+    u = (torch.arange(500, dtype=F64) + 0.5) / 500
+    ends, bounds = [3.0, 1.0], []
+    for _ in range(30):
+        time, bound = whole_bound(ends, exact, x0, eps, u)
+        bound.backward()
+        ends = [e - 2.0 * g for e, g in zip(ends, time.ends.grad.tolist(), strict=True)]
+        bounds.append(bound.item())
+    assert ends[0] > 3.5 and ends[1] < 0.0
+    assert bounds[-1] < bounds[0] - 0.3
+
+
+def test_a_model_whose_ends_learn():
+    model = tiny_vdm(learn_ends=True)
+    x = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8)
+    model.loss(x).backward()
+    assert (model.schedule.ends.grad.abs() > 0).all()
+    # a blank network is paid for every level it does not have to denoise
+    assert model.schedule.ends.grad[0] > 0 > model.schedule.ends.grad[1]
+    with torch.no_grad():
+        model.schedule.ends.copy_(torch.tensor([2.0, 5.0]))
+    assert (model.lam_max, model.lam_min) == (2.0, 1.0)
+    assert model.schedule.lam(1.0) == 1.0
+    assert model.elbo(x, samples=2).nats.isfinite().all()
