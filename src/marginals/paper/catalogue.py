@@ -23,6 +23,7 @@ from .equation import CATALOGUE, Equation
 
 LUO = 170
 """How many numbered equations the paper has."""
+_ROOT = Path(marginals.__file__).parent.parent
 
 
 def modules() -> list[str]:
@@ -98,6 +99,13 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
+    @property
+    def here(self) -> str:
+        """The same as a path from the working directory, if the file is below it."""
+        path = _ROOT / self.file
+        below = path.is_relative_to(Path.cwd())
+        return f"{path.relative_to(Path.cwd())}:{self.line}" if below else str(self)
+
 
 def implementation(home: Callable[..., object]) -> FunctionType | type:
     """The plain function (or class) behind a home: without caches, wrappers and binding."""
@@ -121,6 +129,5 @@ def locate(home: Callable[..., object]) -> Place:
     """File, line and source of a home."""
     found = implementation(home)
     lines, first = inspect.getsourcelines(found)
-    root = Path(marginals.__file__).parent.parent
-    file = Path(inspect.getsourcefile(found) or "").relative_to(root)
+    file = Path(inspect.getsourcefile(found) or "").relative_to(_ROOT)
     return Place(name_of(home), file.as_posix(), first, dedent("".join(lines)).rstrip())

@@ -61,7 +61,7 @@ def page(entry: Equation, entries: Sequence[Equation], *, code: bool = True) -> 
     blocks.append(verdict(run(entry), long=True))
     if code:
         for place in map(locate, entry.homes):
-            blocks.append(f"{place.name}   {place}\n{textwrap.indent(place.source, '  ')}")
+            blocks.append(f"{place.name}   {place.here}\n{textwrap.indent(place.source, '  ')}")
     blocks.append(_near(entry, entries))
     return "\n\n".join(block for block in blocks if block)
 
@@ -71,7 +71,7 @@ def _facts(entry: Equation) -> str:
     if entry.erratum:
         rows.append(("erratum", f"{entry.erratum}; read `marginals paper errata {entry.erratum}`"))
     rows.append(("source", entry.source))
-    rows += [("code", f"{p.name}   {p}") for p in (locate(home) for home in entry.homes)]
+    rows += [("code", f"{p.name}   {p.here}") for p in (locate(home) for home in entry.homes)]
     return "\n".join(_wrap(f"{name:<8} {text}", 9) for name, text in rows if text)
 
 
