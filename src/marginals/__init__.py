@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from .formulations import vdm as vdm
     from .generative import DataStats as DataStats
     from .guidance import Guided as Guided
+    from .ladder import Ladder as Ladder
     from .models import Model as Model
+    from .rung import KlObjective as KlObjective
     from .sampling import sample as sample
     from .scaling import FLOW as FLOW
     from .scaling import SUB_VP as SUB_VP
@@ -43,6 +45,8 @@ _HOME = {
     "Estimate": "denoiser",
     "FLOW": "scaling",
     "Guided": "guidance",
+    "KlObjective": "rung",
+    "Ladder": "ladder",
     "MarginalsError": "errors",
     "Model": "models",
     "Net": "denoiser",
@@ -70,6 +74,8 @@ __all__ = [
     "DataStats",
     "Estimate",
     "Guided",
+    "KlObjective",
+    "Ladder",
     "MarginalsError",
     "Model",
     "Net",
