@@ -18,7 +18,7 @@ from marginals.compare.plot import plot
 from marginals.compare.settings import Comparison
 from marginals.compare.table import markdown
 from marginals.compare.training import claim_folder, clock, train_one
-from marginals.compare.words import best_route, gap, weakness
+from marginals.compare.words import best_route, gap, order, weakness
 from marginals.io.atomic import write_bytes, write_json, write_text
 from marginals.train.progress import Listener
 
@@ -59,6 +59,7 @@ def _report(settings: Comparison, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "pictures": len(best_route(rows[0])["bits"]),
         "conditional": rows[0]["conditional"],
         "means": list(dict.fromkeys(line for row in rows for line in row["means"])),
+        "order": order(rows),
         "models": rows,
     }
 

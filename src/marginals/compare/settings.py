@@ -22,8 +22,6 @@ class Comparison:
     """Per model: minutes of processor time (of the clock on the wall where there is a GPU)."""
     pictures: int = 256
     """Held-out pictures whose likelihood is measured."""
-    chain_pictures: int = 64
-    """How many of them take all the T steps of a chain like DDPM's, which is slow."""
     samples: int = 500
     seed: int = 0
     threads: int | None = None
@@ -36,10 +34,7 @@ class Comparison:
 
     def effort(self) -> dict[str, Any]:
         """What a measurement depends on, beside the model."""
-        return {
-            "pictures": self.pictures, "chain_pictures": self.chain_pictures,
-            "samples": self.samples, "seed": self.seed,
-        }  # fmt: skip
+        return {"pictures": self.pictures, "samples": self.samples, "seed": self.seed}
 
 
 def model_names(text: str) -> tuple[str, ...]:

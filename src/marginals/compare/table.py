@@ -48,6 +48,7 @@ def text(report: Report) -> str:
             initial_indent=f"  {row['model']:<9}",
             subsequent_indent=" " * 11,
         )
+    lines += ["", *_wrapped(report["order"])] if report["order"] else []
     lines += ["", *_wrapped(report["means"]), *_wrapped(PUBLISHED)]
     return "\n".join(lines)
 
@@ -89,9 +90,7 @@ def markdown(report: Report) -> str:
         for route in row["routes"]:
             bits = f"{route['bits_per_dim']:.3f} {_error(route)}"
             bits = f"**{bits}**" if route is best else bits
-            n = len(route["bits"])
-            few = f" ({n} pictures)" if n < report["pictures"] else ""
-            cells = (row["model"], route["route"] + few, bits, route["of"], route["kind"])
+            cells = (row["model"], route["route"], bits, route["of"], route["kind"])
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "", "Bold: the lowest limit for the whole-number pixels. Errors are one standard error over"
@@ -113,7 +112,10 @@ def markdown(report: Report) -> str:
         )
     lines += ["", "What each is bad at, computed from these numbers:", ""]
     lines += [f"- **{row['model']}**: {row['bad_at']}." for row in report["models"]]
-    lines += ["", *(f"- {line}" for line in [*report["means"], *PUBLISHED])]
+    if report["order"]:
+        lines += ["", "From VAE to VDM:", "", *(f"- {line}." for line in report["order"])]
+    lines += ["", "What the numbers are:", "", *(f"- {line}." for line in report["means"])]
+    lines += ["", *(f"- {line}" for line in PUBLISHED)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,14 @@
 """What each model of a comparison is bad at: sentences computed from the numbers."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["best_route", "gap", "weakness"]
+__all__ = ["best_route", "gap", "order", "weakness"]
+
+EXPECTED = ("vae", "hvae", "ddpm", "vdm")
+"""Each is the one before it with more levels of latents, or with a better loss for the bits."""
 
 Row = Mapping[str, Any]
 
@@ -15,9 +19,8 @@ _WORTH = 0.05  # bits/dim by which a model must pay more there to be told
 
 
 def best_route(row: Row) -> Row:
-    """The lowest number that limits −log P of the whole-number pixels, on all pictures."""
-    most = max(len(route["bits"]) for route in row["routes"])
-    fair = [r for r in row["routes"] if not r["of"].startswith("black") and len(r["bits"]) == most]
+    """The lowest number that limits −log2 P of the whole-number pixels."""
+    fair = [route for route in row["routes"] if not route["of"].startswith("black")]
     whole = [route for route in fair if route["of"].startswith("whole")]
     return min(whole or fair or row["routes"], key=lambda route: route["bits_per_dim"])
 
@@ -43,6 +46,31 @@ def weakness(row: Row, rows: Sequence[Row]) -> str:
         said.append(worst[1])
     said += [text for text in (_dead(row), _loose(row), _clean(row, rows)) if text]
     return "; ".join(said) or "nothing that was measured here is done better by another"
+
+
+def order(rows: Sequence[Row]) -> list[str]:
+    """Whether likelihood improves from VAE to VDM, as their bounds let one expect, pair by pair."""
+    known = sorted(
+        (row for row in rows if row["model"] in EXPECTED),
+        key=lambda row: EXPECTED.index(row["model"]),
+    )
+    lines = []
+    for before, after in itertools.pairwise(known):
+        mean, error = gap(after, before)
+        change = f"{abs(mean):.3f} ± {error:.3f} bits/dim"
+        if mean < -2 * error:
+            lines.append(
+                f"{after['model']} needs {change} less than {before['model']}, as expected"
+            )
+        elif mean > 2 * error:
+            why = _clean(after, rows) or _loose(after)
+            because = f": {why}" if why else ""
+            lines.append(
+                f"{after['model']} needs {change} more than {before['model']}, a surprise{because}"
+            )
+        else:
+            lines.append(f"{after['model']} and {before['model']} cannot be told apart ({change})")
+    return lines
 
 
 def _regrets(row: Row, rows: Sequence[Row]) -> dict[str, tuple[float, str]]:
