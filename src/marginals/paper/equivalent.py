@@ -6,7 +6,7 @@ after, and why nothing changes; a line without a good reason does not belong her
 
 _SHAPE = "expand() looks at the shape of its second argument only, and both have the same"
 _EITHER = "the question is whether either level is infinite; the order of the two does not matter"
-_TWO_WAYS = "both are formulas for the same number; the one chosen is the more precise one there"
+_ONE = "LOWEST is 1, so multiplying with it and dividing by it are the same"
 
 EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ("chain.mean_from_eps", "x_t", "eps", _SHAPE),
@@ -17,20 +17,6 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
         "0",
         "1",
         "x0[0] only counts the entries of one picture, and all pictures have as many",
-    ),
-    ("ode.hutchinson", "v * probe", "v / probe", "a probe's entries are +1 and −1"),
-    ("ode.hutchinson", "grad * probe", "grad / probe", "a probe's entries are +1 and −1"),
-    (
-        "schedule.Cosine._dlam",
-        "torch.where(t < 0.5, (math.pi * t).sin(), (math.pi * (1.0 - t)).sin())",
-        "torch.where(t < 0.5, (math.pi * (1.0 - t)).sin(), (math.pi * t).sin())",
-        _TWO_WAYS,
-    ),
-    (
-        "schedule.LinearBeta._t",
-        "torch.where(lam > 0, clean, -2.0 * alpha.log())",
-        "torch.where(lam > 0, -2.0 * alpha.log(), clean)",
-        _TWO_WAYS,
     ),
     (
         "solvers.rules.dpmpp_2m",
@@ -44,5 +30,24 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
         "fisher_divergence(model, data, weights)",
         "fisher_divergence(data, model, weights)",
         "the divergence squares the difference of its first two arguments",
+    ),
+    ("nn.embed.fourier_features", "HIGHEST / LOWEST", "HIGHEST * LOWEST", _ONE),
+    (
+        "nn.embed.fourier_features",
+        "t[:, None] * torch.exp(ramp * math.log(HIGHEST / LOWEST)) * LOWEST",
+        "t[:, None] * torch.exp(ramp * math.log(HIGHEST / LOWEST)) / LOWEST",
+        _ONE,
+    ),
+    (
+        "nn.unet.ResBlock.forward",
+        "torch.addcmul(shift, h, scale)",
+        "torch.addcmul(shift, scale, h)",
+        "addcmul multiplies its second and third argument",
+    ),
+    (
+        "gaussian.discretised_reconstruction",
+        "1",
+        "2",
+        "x[:1] sets how many pictures are worked on at a time, not what comes out",
     ),
 )

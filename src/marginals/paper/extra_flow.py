@@ -54,7 +54,7 @@ def best_pairing(x0: Tensor, eps: Tensor) -> list[int]:
     """Which noise goes with which picture so that Σ‖ε_π(i) − x0_i‖² is least, by trying all
     (minibatch OT, Tong et al. 2023; Pooladian et al. 2023). For a handful of points only."""
     costs = torch.cdist(x0.flatten(1), eps.flatten(1)).square().tolist()
-    orders = itertools.permutations(range(len(x0)))
+    orders = itertools.permutations(range(len(costs)))
     return list(min(orders, key=lambda order: sum(costs[i][j] for i, j in enumerate(order))))
 
 

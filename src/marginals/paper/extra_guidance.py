@@ -82,4 +82,4 @@ def rescaled_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tens
     """
     wanted, found = conditional.flatten(1).std(1), guided.flatten(1).std(1)
     factor = share * wanted / found + (1.0 - share)
-    return guided * factor.view(-1, *[1] * (guided.ndim - 1))
+    return torch.einsum("b,b...->b...", factor, guided)

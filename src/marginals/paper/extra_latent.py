@@ -1,5 +1,6 @@
 """Latent-variable models: one-line facts about bounds, codes and counting bits."""
 
+import itertools
 import math
 
 import torch
@@ -14,13 +15,13 @@ def gaussian_code_cost(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * std.log()).sum(-1)
 
 
-def best_k_bounds(log_weights: Tensor, chances: Tensor, k: int) -> Tensor:
+def best_k_bounds(log_weights: Tensor, chances: Tensor, k: int) -> float:
     """E[log (1/k) Σ w_i] exactly, over all k-tuples of N possible draws with these ``chances``."""
-    total = log_weights.new_zeros(())
-    for index in torch.cartesian_prod(*[torch.arange(len(chances))] * k).reshape(-1, k):
-        value = torch.logsumexp(log_weights[index], 0) - math.log(k)
-        total = total + chances[index].prod() * value
-    return total
+    draws = list(zip(log_weights.exp().tolist(), chances.tolist(), strict=True))
+    return sum(
+        math.prod(chance for _, chance in drawn) * math.log(sum(w for w, _ in drawn) / k)
+        for drawn in itertools.product(draws, repeat=k)
+    )
 
 
 def score_function_gradient(values: Tensor, noise: Tensor, std: float) -> Tensor:
