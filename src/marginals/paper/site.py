@@ -72,10 +72,11 @@ def _text(value: object) -> str:
 
 def _lead(entries: Sequence[Equation]) -> str:
     luo = sum(not entry.id.startswith("X") for entry in entries)
+    which = "all" if luo == LUO else str(luo)
     return (
-        f"Calvin Luo derives diffusion models in {LUO} numbered equations. Here are {luo} of them "
-        f"and {len(entries) - luo} from the papers around it, each with one plain sentence, the "
-        "function of this package that <em>is</em> the equation, and a check that compared the "
+        f"Calvin Luo derives diffusion models in {LUO} numbered equations. Here are {which} of "
+        f"them and {len(entries) - luo} from the papers around it, each with one plain sentence, "
+        "the function of this package that <em>is</em> the equation, and a check that compared the "
         "function with the truth, found in another way, when this page was made. Equations that "
         "hold only on average, only under a condition, or not at all say so."
     )
@@ -106,11 +107,20 @@ def _options(pairs: Iterable[tuple[str, str]]) -> str:
 def _index(sections: Sequence[tuple[str, Sequence[Result]]]) -> str:
     lines = []
     for place, (part, group) in enumerate(sections):
-        ids = [result.equation.id for result in group]
-        span = ids[0] if len(ids) == 1 else f"{ids[0]}–{ids[-1]}"
+        span = _ranges([result.equation for result in group])
         lines.append(f'<a href="#part{place}">{_text(part)}<span class="soft">{span}</span></a>')
     lines.append('<hr><a href="#errata">Errata</a><a href="#translate">Six dialects</a>')
     return "".join(lines)
+
+
+def _ranges(entries: Sequence[Equation]) -> str:
+    """ "30–100", "X1–X22, X100"."""
+    runs: list[list[Equation]] = []
+    for entry in entries:
+        follows = runs and entry.order == (runs[-1][-1].order[0], runs[-1][-1].order[1] + 1)
+        runs = [*runs[:-1], [*runs[-1], entry]] if follows else [*runs, [entry]]
+    spans = (run[0].id if len(run) == 1 else f"{run[0].id}–{run[-1].id}" for run in runs)
+    return ", ".join(spans)
 
 
 # ---- equations ---------------------------------------------------------------------------------
@@ -153,6 +163,8 @@ def _verdict(result: Result) -> str:
     if not result.ok:
         return '<span class="no">✗ check failed</span>'
     assert result.finding is not None
+    if result.equation.status == "wrong":
+        return '<span class="yes">✓ shown to be wrong</span>'
     return f'<span class="yes">✓ error {result.finding.error:.0e}</span>'
 
 
