@@ -119,7 +119,7 @@ def _ranges(entries: Sequence[Equation]) -> str:
     for entry in entries:
         follows = runs and entry.order == (runs[-1][-1].order[0], runs[-1][-1].order[1] + 1)
         runs = [*runs[:-1], [*runs[-1], entry]] if follows else [*runs, [entry]]
-    spans = (run[0].id if len(run) == 1 else f"{run[0].id}–{run[-1].id}" for run in runs)
+    spans = (run[0].id if len(run) == 1 else f"{run[0].id}\u2060–\u2060{run[-1].id}" for run in runs)
     return ", ".join(spans)
 
 
