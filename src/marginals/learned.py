@@ -27,6 +27,8 @@ from .objective import Objective, UniformTime
 from .scaling import Real, Scaling
 from .schedule import NoiseSchedule
 
+_SPEED = 5.0  # Adam moves weights of networks by its learning rate; these may move faster
+_QUIET = 0.02  # Adam does not see the size of a gradient, but a limit on its whole length does
 _SPAN = 1.0  # a bad network would have the ends meet
 
 
@@ -34,7 +36,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
     """λ(t) on straight lines between K + 1 knots, equally far apart in λ; how long it stays between
     two of them is learned.
 
-    The time spent in bin k is w_k = (1 − f)·softmax(logits)_k + f/K, so p(λ) is a histogram,
+    The time spent in bin k is w_k = (1 − f)·softmax(5·logits)_k + f/K, so p(λ) is a histogram,
     p = K·w_k/(λ_max − λ_min), never zero; inverse, slope and density are closed forms. t = 0 is
     exactly ``lam_max`` and t = 1 exactly ``lam_min``. With ``learn_ends`` the two ends are
     parameters as well, at least 1 apart. Starts as a straight line (VDM's fixed linear γ).
@@ -46,7 +48,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
         lam_min: float = -5.0,
         knots: int = 32,
         learn_ends: bool = False,
-        floor: float = 0.1,
+        floor: float = 0.05,
     ) -> None:
         super().__init__()
         if not (math.isfinite(lam_max) and math.isfinite(lam_min) and lam_min < lam_max):
@@ -92,8 +94,15 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
 
     def widths(self) -> Tensor:
         """The share of time in each bin, (K,) in float64, from the clean end on; sums to 1."""
-        share = self.logits.double().softmax(0)
+        share = (_SPEED * self.logits.double()).softmax(0)
         return (1.0 - self.floor) * share + self.floor / self.knots
+
+    @torch.no_grad()
+    def assign(self, widths: Tensor) -> None:
+        """Spend time in proportion to ``widths``, (K,), as far as the floor allows."""
+        share = widths.double() / widths.double().sum() - self.floor / self.knots
+        logits = share.clamp(min=1e-12).log() / _SPEED
+        self.logits.copy_(logits - logits.mean())
 
     def _times(self, widths: Tensor) -> Tensor:
         """t at the knots: (K + 1,), exactly 0 at the first and 1 at the last."""
@@ -125,8 +134,9 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
 
     def _t(self, lam: Tensor) -> Tensor:
         place = self._place_of(lam)
-        k, widths = self._bin(place), self.widths().to(lam.dtype)
-        return self._times(widths)[k] + (place * self.knots - k) * widths[k]
+        k, times = self._bin(place), self._times(self.widths().to(lam.dtype))
+        share = place * self.knots - k
+        return times[k] * (1.0 - share) + times[k + 1] * share
 
     def _dlam(self, t: Tensor) -> Tensor:
         widths = self.widths().to(t.dtype)
@@ -246,7 +256,7 @@ class Variational(Objective):
         losses = super().__call__(denoiser, x0, lam, eps, cond)
         if not isinstance(self.levels, LearnedTime):
             return losses
-        scatter = self.levels.schedule.scatter(lam, losses).to(losses)
+        scatter = _QUIET * self.levels.schedule.scatter(lam, losses).to(losses)
         return losses + (scatter - scatter.detach())
 
 
