@@ -7,10 +7,11 @@ making the evidence lower bound large (Luo Eqs. 28, 29, 58):
     log p(x) ≥ E_q[ log p(x | z_1) ] − KL at the top − Σ what is paid at each rung below it.
 
 One rung is a VAE. Several, with learned posteriors, are a hierarchical VAE. If the posteriors are
-the fixed q(x_s | x_t, x_0) and the priors plug a denoiser's x̂0 into them, it is DDPM (:mod:`.chain`
-builds such rungs): *a diffusion model is a hierarchical VAE* is a test in this package.
+the fixed q(x_s | x_t, x_0) and the priors plug a denoiser's x̂0 into them, it is DDPM
+(:func:`.ancestral.diffusion_rungs`): *a diffusion model is a hierarchical VAE*, as a test.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -171,6 +172,8 @@ class Ladder(Generative):
         class for all, or one per picture, −1 for none. ``batch``: pictures at once.
         """
         check_count(n, batch)
+        if not 0.0 <= temperature < math.inf:
+            raise MarginalsError(f"A temperature is finite and at least 0, not {temperature}.")
         shape, labels, pictures = self._shape(), self._labels(n, cond), []
         for first in range(0, n, batch):
             seeds = range(seed + first, seed + min(first + batch, n))
@@ -182,9 +185,11 @@ class Ladder(Generative):
 
             with self._evaluating():
                 out = self._down(len(seeds), part, choose)
-            u = self._noise(seeds, shape, len(self.rungs), torch.float64)
-            last = self.decoder.sample(out, torch.special.ndtr(u)) if decoder_noise else None
-            pictures.append(self.decoder.mean(out) if last is None else last)
+            if decoder_noise:
+                z = self._noise(seeds, shape, len(self.rungs), torch.float64)
+                pictures.append(self.decoder.sample(out, torch.special.ndtr(z)))
+            else:
+                pictures.append(self.decoder.mean(out))
         x = check_finite(torch.cat(pictures), "down the ladder")
         return SampleResult(x, 1, (), "ancestral")
 

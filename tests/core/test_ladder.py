@@ -366,6 +366,8 @@ class TestSampling:
             make().sample(1)
         with pytest.raises(MarginalsError, match="at least 1 picture"):
             self.ladder().sample(0)
+        with pytest.raises(MarginalsError, match="temperature"):
+            self.ladder().sample(1, temperature=-0.5)
         broken = self.ladder()
         nn.init.constant_(broken.decode.layer.bias, math.nan)
         with pytest.raises(MarginalsError, match="NaN or infinity"):
