@@ -4,12 +4,14 @@ import pytest
 
 from marginals.paper.equation import CATALOGUE, run
 from marginals.paper.equations import guidance as _guidance
+from marginals.paper.equations import langevin as _langevin
 from marginals.paper.equations import score_based as _score_based
 
+MODULES = {module.__name__ for module in (_guidance, _langevin, _score_based)}
 MINE = [
     entry
     for entry in CATALOGUE.entries.values()
-    if entry.check and entry.check.__module__ in (_guidance.__name__, _score_based.__name__)
+    if entry.check and entry.check.__module__ in MODULES
 ]
 
 

@@ -16,6 +16,14 @@ def line_point(x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
     return (1.0 - t) * x0 + t * eps
 
 
+def matching_loss(model: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """E‖v_θ − u‖² over points of these ``weights``; u is each pair's own velocity or the mean one.
+
+    ``model``, ``target``: (..., D); ``weights``: (...), summing to one.
+    """
+    return (weights * (model - target).square().sum(-1)).sum()
+
+
 def conditional_velocity(x: Tensor, x0: Tensor, level: Level, slopes: Level) -> Tensor:
     """u(x | x0) = (σ̇/σ)(x − α·x0) + α̇·x0 (Lipman et al. 2023, Eq. 15).
 

@@ -13,6 +13,7 @@ from ..equation import Finding, all_equal, equation, require
 from ..extra_flow import (
     conditional_velocity,
     line_point,
+    matching_loss,
     narrow_path,
     score_of_velocity,
     shifted_time,
@@ -171,7 +172,7 @@ def _columns(a: float | Tensor, b: float | Tensor) -> Tensor:
     r"\left\lVert v_\theta - v \right\rVert^2 = \text{const}",
     says="Learning the velocity of single pairs teaches the velocity of the cloud; only a constant "
     "is lost.",
-    home=line_point,
+    home=matching_loss,
     status="expectation",
 )
 def _() -> Finding:
@@ -184,9 +185,15 @@ def _() -> Finding:
     single = eps - clean.unsqueeze(1)
     for wrong in (0.7, 1.6):
         model = wrong * exact + (2.0 * x).sin()
-        pairwise = (joint * (model - single) ** 2).sum()
-        found.append(pairwise - (joint * (model - exact) ** 2).sum())
+        parts = [side.unsqueeze(-1) for side in (model, single, exact)]
+        pairwise = matching_loss(parts[0], parts[1], joint)
+        found.append(pairwise - matching_loss(parts[0], parts[2], joint))
+        direct = (joint * (model - single) ** 2).sum()
+        require(abs(pairwise - direct).item() < 1e-9, "a mean of squares")
     unsure = (joint * (single - exact) ** 2).sum()
+    one, two = normal(4, 3), normal(4, 3)
+    flat = matching_loss(one, two, torch.full((4,), 0.25, dtype=torch.float64))
+    found.append(unsure + flat - (one - two).norm(dim=1).square().mean())
     return all_equal([(gap, unsure) for gap in found], "two models and the spread of velocities")
 
 
