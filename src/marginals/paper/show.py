@@ -1,5 +1,6 @@
 """What `marginals paper` prints."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -158,7 +159,7 @@ def mutation_report(report: Report) -> str:
     caught = report.planted - len(report.survivors)
     lines = [
         f"{report.planted} errors planted in {report.functions} functions, {caught} caught "
-        f"({100 * report.share:.1f} %) in {report.seconds:.0f} s",
+        f"({math.floor(1000 * report.share) / 10:g} %) in {report.seconds:.0f} s",
         "",
     ]
     lines += [f"  {kind:<24} {c:>4} of {n:<4}" for kind, (c, n) in report.by_kind().items()]

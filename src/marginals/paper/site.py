@@ -119,8 +119,8 @@ def _ranges(entries: Sequence[Equation]) -> str:
     for entry in entries:
         follows = runs and entry.order == (runs[-1][-1].order[0], runs[-1][-1].order[1] + 1)
         runs = [*runs[:-1], [*runs[-1], entry]] if follows else [*runs, [entry]]
-    spans = (run[0].id if len(run) == 1 else f"{run[0].id}\u2060–\u2060{run[-1].id}" for run in runs)
-    return ", ".join(spans)
+    ends = ([run[0].id, run[-1].id] if len(run) > 1 else [run[0].id] for run in runs)
+    return ", ".join("\u2060–\u2060".join(pair) for pair in ends)
 
 
 # ---- equations ---------------------------------------------------------------------------------
