@@ -51,7 +51,8 @@ class Train(TrainConfig):
         elif config is not None:
             values = _read(Path(config))
         else:
-            values = _preset(preset, flag(argv, "--minutes"), flag(argv, "--model") or "v")
+            model = flag(argv, "--model") or "v"
+            values = {"model": model, **_preset(preset, flag(argv, "--minutes"), model)}
         # A budget among the flags replaces the one that comes from elsewhere.
         for given, other in (("images", "minutes"), ("minutes", "images")):
             if flag(argv, f"--{given}") is not None:
