@@ -203,7 +203,7 @@ def _omega() -> Tensor:
 def _() -> Finding:
     schedule = LearnedSchedule(9.0, -4.5, knots=7, floor=0.2)
     with torch.no_grad():
-        schedule.logits.copy_(torch.linspace(-1.0, 2.0, 7).sin() * 3)
+        schedule.logits.copy_(torch.linspace(-1.0, 2.0, 7).sin() * 0.6)
         t = torch.linspace(0.0, 1.0, 201, dtype=torch.float64)
         omega = -schedule.lam(t)
         require(bool((omega.diff() > 0).all()), "ω rises strictly")
@@ -212,7 +212,8 @@ def _() -> Finding:
         density = schedule.density(schedule.lam(middles))
         levels = torch.linspace(-4.5, 9.0, 70_001, dtype=torch.float64)
         mass = schedule.density(0.5 * (levels[1:] + levels[:-1])).mean() * 13.5
-        shares = 0.8 * schedule.logits.double().exp() / schedule.logits.double().exp().sum()
+        powers = (5.0 * schedule.logits.double()).exp()
+        shares = 0.8 * powers / powers.sum()
         pairs = [(snr(VP(-omega)) * omega.exp(), torch.ones_like(t)), (schedule.t(-omega), t)]
         pairs += [(omega[[0, -1]], torch.tensor([-9.0, 4.5]).double()), (mass, 1.0)]
         pairs += [(-density * slope, torch.ones_like(slope)), (schedule.widths(), shares + 0.2 / 7)]
