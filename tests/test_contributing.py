@@ -18,7 +18,8 @@ def python_blocks() -> list[tuple[str, int, str]]:
 
 def test_every_recipe_is_there_and_checks_itself():
     checked = {section for section, _, code in python_blocks() if "assert " in code}
-    assert checked == {"A prediction", "A noise schedule", "A solver", "A backbone"}
+    recipes = {"A prediction", "A noise schedule", "A solver", "A backbone", "A decoder", "A rung"}
+    assert checked == recipes
 
 
 def test_the_recipes_work():
