@@ -42,7 +42,7 @@ def churn_share(budget: float, steps: int) -> float:
 
 
 def uncertainty_loss(losses: Tensor, log_variance: Tensor) -> Tensor:
-    """L/e^u + u: a loss that weighs itself (EDM2, Karras et al. 2024, Eq. 14)."""
+    """L/e^u + u: a loss that weighs itself (EDM2, Karras et al. 2024)."""
     return losses / log_variance.exp() + log_variance
 
 

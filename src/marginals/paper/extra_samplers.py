@@ -20,7 +20,7 @@ def dpm_solver_1(x: Tensor, eps: Tensor, t: Level[float], s: Level[float]) -> Te
 
 
 def dpm_solver_pp_1(x: Tensor, clean: Tensor, t: Level[float], s: Level[float]) -> Tensor:
-    """(σ_s/σ_t)·x − α_s·(e^(−h) − 1)·x̂0 (Lu et al. 2022b, Eq. 9 with one term)."""
+    """(σ_s/σ_t)·x − α_s·(e^(−h) − 1)·x̂0 (DPM-Solver++, order one)."""
     return s.sigma / t.sigma * x - s.alpha * math.expm1(-half_step(t, s)) * clean
 
 
@@ -33,7 +33,7 @@ def exact_step(
     x: Tensor, clean: Tensor, weights: Tensor, t: Level[float], s: Level[float]
 ) -> Tensor:
     """(σ_s/σ_t)·x + σ_s·∫ e^ℓ·x̂0(x_ℓ) dℓ: the solution of the flow, if x̂0 is known on the way
-    (Lu et al. 2022b, Eq. 8). ``weights``: quadrature weights times e^ℓ, (N,); ``clean``: (N, …)."""
+    (DPM-Solver++, section 4). ``weights``: quadrature weights times e^ℓ, (N,); ``clean``: (N, …)."""
     area = torch.tensordot(weights, clean, 1)
     return s.sigma / t.sigma * x + s.sigma * area
 

@@ -69,7 +69,7 @@ def _() -> Finding:
 @equation(
     "X76",
     part=PART,
-    source="Kingma et al. 2021 (VDM), appendix C",
+    source="Kingma et al. 2021 (VDM), arXiv 2107.00630, appendix C",
     latex=r"\left[\sin(2^n \pi x), \cos(2^n \pi x)\right]_{n}",
     says="Fast waves of the pixel values let a network see differences of single grey levels.",
     home=picture_features,
@@ -246,7 +246,7 @@ def _() -> Finding:
 @equation(
     "X83",
     part=PART,
-    source="Karras et al. 2024 (EDM2), arXiv 2312.02696, section 3.1",
+    source="Polyak & Juditsky 1992; Karras et al. 2022, arXiv 2206.00364",
     latex=r"\bar\theta_{k} = \bar\theta_{k-1} + \left(1 - 2^{-1/h}\right)\left(\theta_k - "
     r"\bar\theta_{k-1}\right)",
     says="The weights used for pictures are a running average of those in training, with a memory "

@@ -132,7 +132,7 @@ def _() -> Finding:
 @equation(
     "X100",
     part=PART,
-    source=VDM + ", appendix I.2",
+    source=VDM + ", appendix I",
     latex=r"\nabla_\eta \log \mathbb{E}_{p_\eta}\left[\left(\frac{e}{p_\eta}\right)^2\right] = "
     r"\nabla_\eta \log \int \frac{\mathbb{E}[e^2 \mid \lambda]}{p_\eta(\lambda)}\, d\lambda",
     says="The interior of a learned schedule moves time to where the loss is uncertain, and leaves "

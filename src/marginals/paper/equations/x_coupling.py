@@ -139,7 +139,7 @@ def _() -> Finding:
 @equation(
     "X73",
     part=PART,
-    source=TONG + ", Eq. 14",
+    source=TONG,
     latex=r"\pi^* = \arg\min_{\pi \in S_B} \sum_{i=1}^{B} \left\lVert \epsilon_{\pi(i)} - x_{0,i} "
     r"\right\rVert^2",
     says="Within a batch, noise and pictures can be paired so that the lines between them are "
@@ -168,7 +168,7 @@ def _() -> Finding:
 @equation(
     "X74",
     part=PART,
-    source=TONG + ", Eq. 16",
+    source=TONG,
     latex=r"x_t \sim \mathcal{N}\left((1 - t)\, x_0 + t\, x_1, \sigma^2\, t (1 - t) \mathbf{I}"
     r"\right)",
     says="Between two known ends a random walk is widest in the middle: a bridge.",

@@ -133,7 +133,7 @@ def _() -> Finding:
 @equation(
     "X50",
     part=PART,
-    source="Kingma et al. 2021 (VDM), appendix A",
+    source="Kingma et al. 2021 (VDM), arXiv 2107.00630, ancestral sampling",
     latex=r"x_s = \frac{\alpha_s}{\alpha_t}\left(x_t - \sigma_t c\, \hat\epsilon\right) + "
     r"\sqrt{\sigma_s^2 c}\; z, \qquad c = 1 - e^{\lambda_t - \lambda_s}",
     says="VDM's sampler is DDPM's, written so that nothing cancels.",

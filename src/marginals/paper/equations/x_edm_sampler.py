@@ -120,7 +120,7 @@ def _() -> Finding:
 @equation(
     "X61",
     part=PART,
-    source=EDM2 + ", Eq. 14",
+    source=EDM2,
     latex=r"\frac{L(\sigma)}{e^{u(\sigma)}} + u(\sigma), \qquad u^* = \ln L, \; \nabla_\theta = "
     r"\frac{\nabla_\theta L}{L}",
     says="A network that also guesses its own loss at each noise level makes all levels count "

@@ -99,7 +99,7 @@ def _() -> Finding:
 @equation(
     "X87",
     part=PART,
-    source="Kynkäänniemi et al. 2024, arXiv 2404.07724, Eq. 5",
+    source="Kynkäänniemi et al. 2024, arXiv 2404.07724",
     latex=r"\gamma(\lambda) = \gamma \text{ for } \lambda_{\text{lo}} \le \lambda \le "
     r"\lambda_{\text{hi}}, \quad 1 \text{ elsewhere}",
     says="Guidance helps in the middle of the walk only; outside an interval the plain model "
@@ -123,7 +123,7 @@ def _() -> Finding:
 @equation(
     "X88",
     part=PART,
-    source="Karras et al. 2024, arXiv 2406.02507, Eq. 3",
+    source="Karras et al. 2024 (autoguidance), arXiv 2406.02507",
     latex=r"D = D_{\text{weak}} + w \left(D_{\text{strong}} - D_{\text{weak}}\right)",
     says="A model can be guided away from the mistakes of a worse version of itself, without any "
     "class.",

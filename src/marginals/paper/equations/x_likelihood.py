@@ -127,7 +127,7 @@ def _() -> Finding:
 @equation(
     "X4",
     part=PART,
-    source=VDM + ", section 4 and appendix F",
+    source=VDM + ", section 4",
     latex=r"L_T \ge L_{2T} \ge L_\infty, \qquad L_T - L_\infty = O(1/T)",
     says="More steps never cost bits: twice as many steps halve what is lost.",
     home=(discrete_loss, weight_expm1),

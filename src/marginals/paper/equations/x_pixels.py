@@ -133,7 +133,7 @@ def _() -> Finding:
 @equation(
     "X111",
     part=PART,
-    source="Kingma et al. 2021 (VDM), arXiv 2107.00630, Eq. 11; Luo Eq. 58",
+    source="Kingma et al. 2021 (VDM), arXiv 2107.00630, section 3; Luo Eq. 58",
     latex=r"\mathbb{E}_{q(x_\lambda \mid x_0)}\left[\log \mathcal{N}\left(x_0; \frac{x_\lambda}"
     r"{\alpha}, \frac{\sigma^2}{\alpha^2}\right)\right] = \frac{D}{2}\left(\lambda - \log 2\pi "
     r"e\right)",

@@ -41,7 +41,7 @@ def _gaussian() -> Gaussian:
 @equation(
     "X91",
     part=PART,
-    source=DPMPP + ", Eq. 8",
+    source=DPMPP + ", section 4",
     latex=r"x_s = \frac{\sigma_s}{\sigma_t} x_t + \sigma_s \int_{\ell_t}^{\ell_s} e^{\ell}\, \hat "
     r"x_0(x_\ell, \ell)\, d\ell, \qquad \ell = \log \frac{\alpha}{\sigma}",
     says="Half of the flow can be solved exactly; only the network's guess along the way must be "
@@ -81,7 +81,7 @@ def _() -> Finding:
 @equation(
     "X93",
     part=PART,
-    source=DPMPP + ", Eq. 9",
+    source=DPMPP + ", section 4",
     latex=r"x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s \left(e^{-h} - 1\right) \hat x_0",
     says="Told by the clean guess instead of the noise, the same step never divides by little "
     "signal.",
@@ -226,7 +226,7 @@ def _far(oracle: Gaussian, x: Tensor, exact: Tensor, solver: Solver, steps: int)
 @equation(
     "X98",
     part=PART,
-    source="Salimans & Ho 2022, arXiv 2202.00512, appendix G",
+    source="Salimans & Ho 2022, arXiv 2202.00512, Algorithm 2",
     latex=r"\tilde x_0 = \frac{x_s - \frac{\sigma_s}{\sigma_t} x_t}{\alpha_s - "
     r"\frac{\sigma_s}{\sigma_t} \alpha_t}",
     says="A student learns to do in one step what the teacher did in two: this is the guess it "

@@ -60,7 +60,7 @@ def _() -> Finding:
 @equation(
     "X24",
     part=PART,
-    source=SONG + ", Eqs. 11 and 33",
+    source=SONG + ", Eqs. 11 and 29",
     latex=r"dx = -\frac{1}{2}\beta(t) x\, dt + \sqrt{\beta(t)}\, dw: \quad x_t \sim \mathcal{N}"
     r"\left(e^{-B/2} x_0, (1 - e^{-B}) \mathbf{I}\right), \; B = \int_0^t \beta",
     says="DDPM in continuous time shrinks the picture and adds noise so that the total power stays "
@@ -91,7 +91,7 @@ def _() -> Finding:
 @equation(
     "X25",
     part=PART,
-    source=SONG + ", Eqs. 9 and 31",
+    source=SONG + ", Eqs. 9 and 29",
     latex=r"dx = \sigma(t)\sqrt{2 \ln\frac{\sigma_{\max}}{\sigma_{\min}}}\, dw, \qquad \sigma(t) = "
     r"\sigma_{\min}\left(\frac{\sigma_{\max}}{\sigma_{\min}}\right)^t",
     says="The variance-exploding process leaves the picture alone and piles up noise in equal "
@@ -118,7 +118,7 @@ def _() -> Finding:
 @equation(
     "X26",
     part=PART,
-    source=SONG + ", Eqs. 12 and 34",
+    source=SONG + ", Eqs. 12 and 29",
     latex=r"dx = -\frac{1}{2}\beta x\, dt + \sqrt{\beta\left(1 - e^{-2B}\right)}\, dw: \quad x_t "
     r"\sim \mathcal{N}\left(e^{-B/2} x_0, (1 - e^{-B})^2 \mathbf{I}\right)",
     says="The sub-VP process adds less noise than the others; its noise level is already the "
