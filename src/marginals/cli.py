@@ -1,4 +1,4 @@
-"""The command line: `marginals demo | train | sample | eval | convert | info | data | paper`.
+"""The command line: `marginals demo | train | sample | eval | compare | info | data | paper | ...`.
 
 A sub-command lives in `marginals.commands`; this module finds it, lets tyro read its flags, and
 turns what can go wrong into one sentence and an exit code:
@@ -38,7 +38,7 @@ COMMANDS = {
     "train": Entry("train:Train", "train a model on your pictures, or continue a run"),
     "sample": Entry("sample:Sample", "draw pictures from a trained model"),
     "eval": Entry(
-        "evaluate:Evaluate", "likelihood by three routes, picture quality, label agreement"
+        "evaluate:Evaluate", "likelihood by every route, picture quality, label agreement"
     ),
     "compare": Entry("compare:Compare", "several models at one budget, side by side"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
@@ -66,6 +66,7 @@ examples:
   marginals train --data path/to/pictures --minutes 30
   marginals sample runs/fashion --steps 20 --label trouser -n 16
   marginals eval runs/fashion
+  marginals compare --models vae,hvae,ddpm,vdm --data fashion --minutes 5
   marginals COMMAND --help                          flags and examples of one command
 """
 
