@@ -14,8 +14,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 LATENT_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {"kind": "vectors", "latents": [64], "widths": [32, 64], "blocks": 2, "patch": 2},
     "hvae": {
-        "kind": "grids", "top": 16, "latents": [4, 8], "rungs": [2, 2], "widths": [24, 48],
+        "kind": "grids", "top": 16, "latents": [8, 8], "rungs": [1, 2], "widths": [32, 64],
         "blocks": 1, "patch": 2,
     },
 }  # fmt: skip
-"""Networks with latents; "kind" is that of the class, the rest are its arguments."""
+"""Networks with latents for ten minutes of one processor core: "kind" is that of the class, the
+rest are its arguments. A second rung on the finest grid stayed silent for as long (its KL was 0.0
+nats after 100,000 pictures), and wider grids see too few pictures in the time."""
