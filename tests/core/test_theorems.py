@@ -59,7 +59,8 @@ class LinearRung:
         self.q_log_std = 0.3 * randn(dims, seed=seed + 6) - 0.4
         self.q_params = [self.q_in, self.q_mean, self.q_log_std]
         self.q_params += [] if self.q_above is None else [self.q_above]
-        for value in self.q_params:
+        self.p_params = [self.p_mean, self.p_log_std] + ([] if above is None else [self.p_in])
+        for value in [*self.q_params, *self.p_params]:
             value.requires_grad_()
 
     def prior(self, above: Tensor | None) -> Normal:
@@ -124,6 +125,8 @@ class LinearWorld:
         self.to_x, self.x_mean = randn(2, sizes[-1], seed=seed + 7), randn(2, seed=seed + 8)
         self.x_log_std = torch.tensor([-0.6, -0.3], dtype=torch.float64)
         self.q_params = [value for rung in self.rungs for value in rung.q_params]
+        self.p_params = [value for rung in self.rungs for value in rung.p_params]
+        self.p_params += [self.to_x.requires_grad_(), self.x_log_std.requires_grad_()]
 
     @property
     def ladder(self) -> Ladder:
@@ -200,6 +203,18 @@ class TestLinearGaussian:
         got = torch.autograd.grad(loss, world.q_params)
         wanted = torch.autograd.grad(world.q().kl(world.exact()), world.q_params)
         assert max(float(value.abs().max()) for value in wanted) > 0.1
+        for mine, exact in zip(got, wanted, strict=True):
+            assert torch.allclose(mine, exact, rtol=1e-9, atol=1e-10)
+
+    def test_the_gradient_for_the_model_is_that_of_log_p_less_that_of_the_kl(
+        self, sizes, posterior, monkeypatch
+    ):
+        """So the model is pulled towards the data, and towards where q is a good posterior."""
+        world = LinearWorld(sizes, posterior)
+        loss = 2.0 * world.ladder.loss(world.expect(monkeypatch))
+        got = torch.autograd.grad(loss, world.p_params)
+        gap = world.q().kl(world.exact())
+        wanted = torch.autograd.grad(gap - world.log_p(), world.p_params)
         for mine, exact in zip(got, wanted, strict=True):
             assert torch.allclose(mine, exact, rtol=1e-9, atol=1e-10)
 
