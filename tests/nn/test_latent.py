@@ -1,5 +1,7 @@
 """Networks with latents: shapes, every size of picture, classes, and sentences for mistakes."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ NETWORKS = {
 }
 
 
-def walk(net, x, cond=None):
+def walk(net: Any, x: torch.Tensor, cond: torch.Tensor | None = None) -> torch.Tensor:
     """Posterior means all the way: the decoder's numbers, and the shape of every latent."""
     above = None if net.root is None else net.root(len(x), cond)
     evidence, zs = net.evidence(x, cond), []
@@ -60,7 +62,7 @@ def test_config_rebuilds_the_network(name: str):
 
 
 def test_grids_go_from_one_vector_to_the_finest_grid():
-    net = GridLatents(1, 28, 3, top=5, latents=[2, 4], rungs=[1, 2], widths=[8, 16])
+    net: Any = GridLatents(1, 28, 3, top=5, latents=[2, 4], rungs=[1, 2], widths=[8, 16])
     evidence, above, shapes = net.evidence(torch.randn(2, 1, 28, 28)), None, []
     for rung in net.rungs:
         z = rung.posterior(evidence, above)[0]
@@ -72,7 +74,7 @@ def test_grids_go_from_one_vector_to_the_finest_grid():
 def test_lower_rungs_hear_the_ones_above():
     """The prior of every rung changes with the z drawn above it, and the pixels with every z."""
     torch.manual_seed(0)
-    net = GridLatents(1, 8, 3, 4, [2, 4], [1, 1], [8, 16])
+    net: Any = GridLatents(1, 8, 3, 4, [2, 4], [1, 1], [8, 16])
     evidence = net.evidence(torch.randn(1, 1, 8, 8))
     above, z = None, []
     for rung in net.rungs:
