@@ -27,6 +27,8 @@ def test_a_fraction_stands_on_the_line_of_its_neighbours():
         (r"\log p(x)", "log p(x)"),
         (r"D_{\mathrm{KL}}(q \Vert p)", "D_KL(q ‖ p)"),
         (r"\lVert s\rVert_2^2", "‖s‖₂²"),
+        (r"K(p \Vert q) + K(r \Vert s)", "K(p ‖ q) + K(r ‖ s)"),
+        (r"\lVert a\rVert + \lVert b\rVert^2", "‖a‖ + ‖b‖²"),
         (r"\mathcal{N}(x;\boldsymbol\mu,I)", "N(x; μ, I)"),
         (r"-\tfrac12 x", "−½x"),
         (r"a - b", "a − b"),

@@ -7,6 +7,7 @@ import unicodedata
 SUBSCRIPTS = dict(zip("0123456789+−=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
 SUPERSCRIPTS = dict(zip("0123456789+−=()inT", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁱⁿᵀ"))
 SUPERSCRIPTS |= {"⊤": "ᵀ", "′": "′", "*": "*"}
+RAISED = dict(zip("abcdefghjklmoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰʲᵏˡᵐᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"))  # fine alone
 ACCENTS = {"^": "\u0302", "ˆ": "\u0302", "¯": "\u0304", "‾": "\u0304", "~": "\u0303"}
 ACCENTS |= {"˜": "\u0303", "˙": "\u0307", "→": "\u20d7", "―": "\u0304", "_": "\u0304"}
 WRITTEN = {"-": "−", "∗": "*", "|": "∣", "⩽": "≤", "⩾": "≥", "~": "∼", "ϵ": "ε", "ϕ": "φ"}

@@ -12,36 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .boxes import Box, beside, box, braced, fence, fraction, scripts, stacked, width
-from .letters import ACCENTS, SUBSCRIPTS, SUPERSCRIPTS, WRITTEN, letter, small
+from .letters import ACCENTS, RAISED, SUBSCRIPTS, SUPERSCRIPTS, WRITTEN, letter, small
 from .mathml import parse
-
-_RELATIONS = set("=≠≤≥<>≈≡∝→←∼⟺⇒⇔≔⟶⟹↔") | {":="}
-_SIGNS = set("+−±")
-_BINARY = _RELATIONS | _SIGNS | set("×·⊙∘∣∥∈")
-_OPEN, _CLOSE = set("([{"), set(")]}")
-_BIG = set("∑∏∫⋃")
-
-
-@dataclass(frozen=True)
-class Atom:
-    """A piece of a row: its box, whether it is an operator or a word, and what it encloses."""
-
-    box: Box
-    sign: str = ""
-    word: bool = False
-    parts: "tuple[Atom, ...]" = ()
+from .rows import BIG, BINARY, CLOSE, Atom, broken, enclosed, grouped, joined
 
 
 def render(latex: str, columns: int = 80) -> str:
     """Several lines of at most ``columns`` characters wherever the formula can be broken."""
     lines = _lines(parse(latex))
-    first = max((_joined(line[0]).width for line in lines if len(line) > 1), default=0)
+    first = max((joined(line[0]).width for line in lines if len(line) > 1), default=0)
     blocks = []
     for line in lines:
-        lead = _joined(line[0])
+        lead = joined(line[0])
         indent = beside([box(" " * max(first - lead.width, 0)), lead]) if len(line) > 1 else box("")
         rest = [atom for cell in line[len(line) > 1 :] for atom in cell]
-        blocks.append(str(beside([indent, _broken(rest, columns - indent.width)])))
+        blocks.append(str(beside([indent, broken(rest, columns - indent.width)])))
     gap = "\n\n" if any("\n" in block for block in blocks) else "\n"
     return gap.join(blocks)
 
@@ -49,7 +34,7 @@ def render(latex: str, columns: int = 80) -> str:
 def flat(latex: str, columns: int = 80) -> str:
     """One line of at most ``columns`` characters, cut with an ellipsis."""
     rows = [[a for cell in line for a in cell] for line in _lines(parse(latex), flat=True)]
-    text = "  ".join(_joined(row).lines[0] for row in rows)
+    text = "  ".join(joined(row).lines[0] for row in rows)
     while width(text) > columns:
         text = text[: -2 if text.endswith("…") else -1].rstrip() + "…"
     return text
@@ -82,12 +67,12 @@ class Layout:
                 atoms += self.row(list(element))
             else:
                 atoms.append(self.atom(element))
-        return _grouped(atoms)
+        return grouped(atoms)
 
     def one(self, element: ET.Element, *, small: bool = False) -> Box:
         """A whole element as one box."""
         layout = Layout(self.flat, self.small or small)
-        return _joined(layout.row([element]), tight=layout.small)
+        return joined(layout.row([element]), tight=layout.small)
 
     def atom(self, element: ET.Element) -> Atom:
         name = element.tag
@@ -112,7 +97,7 @@ class Layout:
         return fraction(above, below)
 
     def _root(self, elements: list[ET.Element]) -> Box:
-        inside = _joined(self.row(elements), tight=self.small)
+        inside = joined(self.row(elements), tight=self.small)
         if inside.height == 1 and _plain(inside.lines[0]):
             return box("√" + inside.lines[0])
         return beside([_down(box("√"), inside), fence("(", inside), inside, fence(")", inside)])
@@ -129,20 +114,20 @@ class Layout:
             return Atom(braced(self.one(base), self.one(parts[1])))
         core = self.row([base])
         sign = core[0].sign if len(core) == 1 else ""
-        word = (len(core) == 1 and core[0].word) or sign in _BIG
-        inner = _joined(core, tight=True)
+        word = (len(core) == 1 and core[0].word) or sign in BIG
+        inner = joined(core, tight=True)
         if len(core) == 1 and core[0].parts and name in ("msub", "msup", "msubsup"):
             inner = core[0].parts[-1].box  # what closes a bracket carries its script
         sub = self.one(below, small=True) if below is not None else None
         sup = self.one(above, small=True) if above is not None else None
-        if not self.flat and (sign in _BIG - {"∫"} or (word and name.startswith("mund"))):
+        if not self.flat and (sign in BIG - {"∫"} or (word and name.startswith("mund"))):
             rows = [part for part in (sup, inner, sub) if part]
             return Atom(stacked(rows, 1 if sup else 0), word=True)
         scripted = self._script(inner, sub, sup)
         if len(core) == 1 and core[0].parts:
             first, *inside, last = core[0].parts
-            return _enclosed(first, inside, Atom(scripted, sign=last.sign + "^"))
-        closing = sign if sign in _CLOSE or sign == "‖" else ""
+            return enclosed(first, inside, Atom(scripted, sign=last.sign + "^"))
+        closing = sign if sign in CLOSE or sign == "‖" else ""
         return Atom(scripted, sign=closing and closing + "^", word=word)
 
     def _script(self, base: Box, sub: Box | None, sup: Box | None) -> Box:
@@ -164,8 +149,8 @@ def _leaf(element: ET.Element) -> Atom:
     text = WRITTEN.get(text.strip(), text.strip())
     if len(text) > 1 and text.isalpha():
         return Atom(box(text), word=True)
-    if element.tag == "mo" or text in _BINARY | _BIG or text in ("‖", "∣", ";"):
-        return Atom(box(text), sign=text, word=text in _BIG)
+    if element.tag == "mo" or text in BINARY | BIG or text in ("‖", "∣", ";"):
+        return Atom(box(text), sign=text, word=text in BIG)
     return Atom(box(text))
 
 
@@ -175,6 +160,8 @@ def _inline(part: Box, mark: str, table: dict[str, str], *, anything: bool) -> s
     text = part.lines[0]
     if (tiny := small(text, table)) is not None:
         return tiny
+    if mark == "^" and text in RAISED:
+        return RAISED[text]
     if width(text) == 1 or text == "KL":
         return mark + text
     return f"{mark}{{{text}}}" if anything else None
@@ -203,116 +190,3 @@ def _down(sign: Box, inside: Box) -> Box:
         return sign
     empty = " " * sign.width
     return Box((*[empty] * inside.base, *sign.lines, *[empty] * inside.below), inside.base)
-
-
-# ---- atoms → lines -----------------------------------------------------------------------------
-
-
-def _grouped(atoms: Sequence[Atom]) -> list[Atom]:
-    """Brackets, and pairs of ‖, become one atom with what is between them."""
-    bars = sum(atom.sign.startswith("‖") for atom in atoms)
-    result: list[list[Atom]] = [[]]
-    opened: list[Atom] = []
-    for atom in atoms:
-        sign = atom.sign.rstrip("^")
-        norm = sign == "‖" and _is_norm(atoms, bars)
-        closes = sign in _CLOSE or (norm and bool(opened) and opened[-1].sign == "‖")
-        if closes and opened:
-            start, inside = opened.pop(), result.pop()
-            result[-1].append(_enclosed(start, inside, atom))
-        elif (sign in _OPEN or norm) and not atom.sign.endswith("^"):
-            opened.append(atom)
-            result.append([])
-        else:
-            result[-1].append(atom)
-    while opened:  # a bracket without its partner stays as it is
-        inside = result.pop()
-        result[-1] += [opened.pop(), *inside]
-    return result[0]
-
-
-def _is_norm(atoms: Sequence[Atom], bars: int) -> bool:
-    return bars % 2 == 0 or any(atom.sign == "‖^" for atom in atoms)
-
-
-def _enclosed(start: Atom, inside: list[Atom], end: Atom) -> Atom:
-    content = _joined(inside)
-    left, right = fence(start.sign, content), fence(end.sign.rstrip("^"), content)
-    if end.sign.endswith("^"):
-        right = _regrown(right, end.box)
-    whole = beside([left, content, right])
-    closing = Atom(end.box, sign=end.sign.rstrip("^"))
-    return Atom(whole, parts=(Atom(start.box, sign=start.sign), *inside, closing))
-
-
-def _regrown(tall: Box, scripted: Box) -> Box:
-    """The closing bracket with its script, at the height of the bracket."""
-    text = scripted.lines[scripted.base][1:]
-    if scripted.height > 1 or tall.height == 1:
-        return scripted if tall.height == 1 else tall
-    return Box(
-        (tall.lines[0] + text, *[line + " " * width(text) for line in tall.lines[1:]]), tall.base
-    )
-
-
-def _spaced(atoms: Sequence[Atom]) -> list[Box]:
-    """The boxes of a row with the spaces that belong between them."""
-    boxes: list[Box] = []
-    signs = [atom.sign in _BINARY | {"‖"} for atom in atoms]
-    for i, atom in enumerate(atoms):
-        if not atom.box.lines[0].strip() and any(signs[max(i - 1, 0) : i + 2]):
-            continue  # an operator brings its own spaces
-        before = atoms[i - 1] if i else None
-        unary = atom.sign in _SIGNS and (before is None or before.sign in _BINARY | {",", ";"})
-        if atom.sign in _BINARY | {"‖"} and not unary:
-            boxes.append(beside([box(" " if i else ""), atom.box, box(" ")]))
-        elif atom.sign in {",", ";", ":"}:
-            boxes.append(beside([atom.box, box(" ")]))
-        elif _apart(before, atom):
-            boxes.append(beside([box(" "), atom.box]))
-        else:
-            boxes.append(atom.box)
-    return boxes
-
-
-def _apart(before: Atom | None, atom: Atom) -> bool:
-    """Whether a word or a fraction stands on either side of the gap."""
-    if before is None or not atom.box.lines[0].strip() or not before.box.lines[-1].strip():
-        return False
-    return (before.word and not atom.parts) or (atom.word and not before.sign)
-
-
-def _joined(atoms: Sequence[Atom], *, tight: bool = False) -> Box:
-    return beside([atom.box for atom in atoms] if tight else _spaced(atoms))
-
-
-def _broken(atoms: Sequence[Atom], columns: int) -> Box:
-    """A row on as many lines as it needs: broken at relations and signs, or inside brackets."""
-    whole = _joined(atoms)
-    if whole.width <= columns or len(atoms) < 2:
-        return whole
-    boxes, lines, indent = _spaced(_opened(atoms, columns)), [[]], box("    ")
-    atoms = _opened(atoms, columns)
-    pieces: list[list[Box]] = [[]]
-    for i, (atom, part) in enumerate(zip(atoms, boxes)):
-        if i and atom.sign in _RELATIONS | _SIGNS:
-            pieces.append([])
-        pieces[-1].append(part)
-    for piece in pieces:
-        here = beside([*lines[-1], *piece])
-        if lines[-1] and here.width > columns:
-            lines.append([indent])
-        lines[-1] += piece
-    rows = [beside(line) for line in lines]
-    wide = max(row.width for row in rows)
-    text = [line + " " * (wide - width(line)) for row in rows for line in row.lines]
-    return Box(tuple(text), rows[0].base)
-
-
-def _opened(atoms: Sequence[Atom], columns: int) -> list[Atom]:
-    """Brackets too wide for a line give up being one piece."""
-    result: list[Atom] = []
-    for atom in atoms:
-        fits = atom.box.width <= columns - 8 or not atom.parts
-        result += [atom] if fits else _opened(atom.parts, columns)
-    return result
