@@ -67,6 +67,7 @@ examples:
   marginals sample runs/fashion --steps 20 --label trouser -n 16
   marginals eval runs/fashion
   marginals compare --models vae,hvae,ddpm,vdm --data fashion --minutes 5
+  marginals paper show 58                           one equation: maths, code, and its check
   marginals COMMAND --help                          flags and examples of one command
 """
 
