@@ -43,7 +43,7 @@ def ddim_step(
 
 
 def vdm_step(x: Tensor, eps: Tensor, noise: Tensor, lam_t: Tensor, lam_s: Tensor) -> Tensor:
-    """(α_s/α_t)·(x − σ_t·c·ε̂) + √(σ_s²·c)·z with c = 1 − e^(λ_t − λ_s) (VDM, ancestral sampling)."""
+    """(α_s/α_t)·(x − σ_t·c·ε̂) + √(σ_s²·c)·z with c = 1 − e^(λ_t − λ_s) (VDM's sampler)."""
     c = -torch.expm1(lam_t - lam_s)
     ratio = (torch.sigmoid(lam_s) / torch.sigmoid(lam_t)).sqrt()
     mean = ratio * (x - torch.sigmoid(-lam_t).sqrt() * c * eps)

@@ -33,7 +33,7 @@ def exact_step(
     x: Tensor, clean: Tensor, weights: Tensor, t: Level[float], s: Level[float]
 ) -> Tensor:
     """(σ_s/σ_t)·x + σ_s·∫ e^ℓ·x̂0(x_ℓ) dℓ: the solution of the flow, if x̂0 is known on the way
-    (DPM-Solver++, section 4). ``weights``: quadrature weights times e^ℓ, (N,); ``clean``: (N, …)."""
+    (DPM-Solver++, section 4). ``weights``: quadrature's times e^ℓ, (N,); ``clean``: (N, …)."""
     area = torch.tensordot(weights, clean, 1)
     return s.sigma / t.sigma * x + s.sigma * area
 

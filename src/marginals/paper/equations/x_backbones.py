@@ -46,7 +46,7 @@ def _silu(x: Tensor) -> Tensor:
 
 
 @equation(
-    "X75",
+    "X76",
     part=PART,
     source="Vaswani et al. 2017, arXiv 1706.03762, section 3.5",
     latex=r"\left[\cos(f_k t), \sin(f_k t)\right]_{k}, \qquad f_k = f_0 \left(\frac{f_{n-1}}{f_0}"
@@ -67,7 +67,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X76",
+    "X77",
     part=PART,
     source="Kingma et al. 2021 (VDM), arXiv 2107.00630, appendix C",
     latex=r"\left[\sin(2^n \pi x), \cos(2^n \pi x)\right]_{n}",
@@ -89,7 +89,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X77",
+    "X78",
     part=PART,
     source="Perez et al. 2018 (FiLM); Dhariwal & Nichol 2021, arXiv 2105.05233",
     latex=r"h = \operatorname{conv}_1(\operatorname{silu}(\operatorname{norm}(x))), \quad x + "
@@ -115,7 +115,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X78",
+    "X79",
     part=PART,
     source="Vaswani et al. 2017, arXiv 1706.03762, Eq. 1",
     latex=r"x + W\, \operatorname{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V",
@@ -142,7 +142,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X79",
+    "X80",
     part=PART,
     source=DIT + ", section 3.2",
     latex=r"x + g \cdot f\left(\operatorname{norm}(x)(1 + s) + b\right), \qquad (b, s, g) = "
@@ -168,7 +168,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X80",
+    "X81",
     part=PART,
     source=DIT + ", section 3.2",
     latex=r"(C, H, W) \to \left(\frac{H W}{p^2}, C p^2\right)",
@@ -185,7 +185,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X81",
+    "X82",
     part=PART,
     source="Rombach et al. 2022, arXiv 2112.10752, appendix G",
     latex=r"\text{data of standard deviation } s \text{ at } \lambda \equiv \text{data of standard "
@@ -215,7 +215,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X82",
+    "X83",
     part=PART,
     source="Ho & Salimans 2022, arXiv 2207.12598, section 3.2",
     latex=r"e(y) = \operatorname{silu}\left(W_2 \operatorname{silu}(W_1 \tau(t)) + E_y\right), "
@@ -244,7 +244,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X83",
+    "X84",
     part=PART,
     source="Polyak & Juditsky 1992; Karras et al. 2022, arXiv 2206.00364",
     latex=r"\bar\theta_{k} = \bar\theta_{k-1} + \left(1 - 2^{-1/h}\right)\left(\theta_k - "

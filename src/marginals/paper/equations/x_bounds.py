@@ -130,7 +130,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X100",
+    "X12",
     part=PART,
     source=VDM + ", appendix I",
     latex=r"\nabla_\eta \log \mathbb{E}_{p_\eta}\left[\left(\frac{e}{p_\eta}\right)^2\right] = "

@@ -51,7 +51,7 @@ def _paths() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @equation(
-    "X70",
+    "X71",
     part=PART,
     source=LIU + ", section 3.2",
     latex=r"Z_0 = T(Z_1), \quad T = F_{\text{data}}^{-1} \circ F_{\text{noise}} \qquad (d = 1)",
@@ -75,7 +75,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X71",
+    "X72",
     part=PART,
     source=LIU + ", section 2.2",
     latex=r"S(Z) = \int_0^1 \mathbb{E}\left\lVert (Z_1 - Z_0) - v(Z_t, t) \right\rVert^2 dt, "
@@ -111,7 +111,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X72",
+    "X73",
     part=PART,
     source=LIU + ", Theorem 3.5",
     latex=r"\mathbb{E}\left\lVert Z_1 - Z_0 \right\rVert^2 \le \mathbb{E}\left\lVert X_1 - X_0 "
@@ -137,7 +137,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X73",
+    "X74",
     part=PART,
     source=TONG,
     latex=r"\pi^* = \arg\min_{\pi \in S_B} \sum_{i=1}^{B} \left\lVert \epsilon_{\pi(i)} - x_{0,i} "
@@ -166,7 +166,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X74",
+    "X75",
     part=PART,
     source=TONG,
     latex=r"x_t \sim \mathcal{N}\left((1 - t)\, x_0 + t\, x_1, \sigma^2\, t (1 - t) \mathbf{I}"

@@ -31,7 +31,7 @@ def _bars(*lams: float) -> Tensor:
 
 
 @equation(
-    "X46",
+    "X47",
     part=PART,
     source=DDIM + ", Eqs. 12 and 16",
     latex=r"x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}\, "
@@ -55,7 +55,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X47",
+    "X48",
     part=PART,
     source=DDIM + ", section 4.1; Luo Eq. 85",
     latex=r"\eta = 1: \quad \sigma^2 = \tilde\beta_t = \sigma_q^2(t), \qquad \mathbb{E}[x_s] = "
@@ -80,7 +80,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X48",
+    "X49",
     part=PART,
     source=DDIM + ", Lemma 1",
     latex=r"q_\eta(x_s \mid x_0) = \mathcal{N}\left(\sqrt{\bar\alpha_s} x_0, (1 - \bar\alpha_s) "
@@ -108,7 +108,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X49",
+    "X50",
     part=PART,
     source=DDIM + ", Eq. 14",
     latex=r"\eta = 0: \quad \frac{x_s}{\alpha_s} - \frac{x_t}{\alpha_t} = \left(\frac{\sigma_s}"
@@ -131,7 +131,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X50",
+    "X51",
     part=PART,
     source="Kingma et al. 2021 (VDM), arXiv 2107.00630, ancestral sampling",
     latex=r"x_s = \frac{\alpha_s}{\alpha_t}\left(x_t - \sigma_t c\, \hat\epsilon\right) + "
@@ -149,7 +149,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X51",
+    "X52",
     part=PART,
     source=HO + ", Eq. 13",
     latex=r"p_\theta(x_0 \mid x_1) = \prod_{i=1}^{D} \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)} "

@@ -25,7 +25,7 @@ IMPROVED = "Nichol & Dhariwal 2021 (Improved DDPM), arXiv 2102.09672"
 
 
 @equation(
-    "X40",
+    "X41",
     part=PART,
     source=HO + ", section 4",
     latex=r"\beta_t = 10^{-4} + \frac{t-1}{T-1}\left(0.02 - 10^{-4}\right), \qquad \bar\alpha_T = "
@@ -52,7 +52,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X41",
+    "X42",
     part=PART,
     source=IMPROVED + ", Eq. 17",
     latex=r"\bar\alpha(t) = \frac{f(t)}{f(0)}, \quad f(t) = \cos^2\left(\frac{t + s}{1 + s} \cdot "
@@ -80,7 +80,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X42",
+    "X43",
     part=PART,
     source=IMPROVED + ", Eq. 15",
     latex=r"\Sigma_\theta = \exp\left(v \log \beta_t + (1 - v) \log \tilde\beta_t\right)",
@@ -103,7 +103,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X43",
+    "X44",
     part=PART,
     source=IMPROVED + ", Eq. 16",
     latex=r"L_{\text{hybrid}} = L_{\text{simple}} + 0.001\, L_{\text{vlb}}, \qquad L_{\text{vlb}} "
@@ -120,7 +120,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X44",
+    "X45",
     part=PART,
     source=HO + ", section 3.2; Bao et al. 2022 (Analytic-DPM), arXiv 2201.06503",
     latex=r"\operatorname{Var}[x_s \mid x_t] = \tilde\beta_t + \left(\frac{\alpha_s \beta_t}"
@@ -158,7 +158,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X45",
+    "X46",
     part=PART,
     source=IMPROVED + ", section 4",
     latex=r"\beta_{S_i} = 1 - \frac{\bar\alpha_{S_i}}{\bar\alpha_{S_{i-1}}}",

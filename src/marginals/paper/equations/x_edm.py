@@ -30,7 +30,7 @@ def _lam(sigma: Tensor) -> Tensor:
 
 
 @equation(
-    "X52",
+    "X53",
     part=PART,
     source=EDM + ", Eq. 7 and Table 1",
     latex=r"D_\theta(x; \sigma) = c_{\text{skip}} x + c_{\text{out}} F_\theta, \quad "
@@ -53,7 +53,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X53",
+    "X54",
     part=PART,
     source=EDM + ", Table 1 and appendix B.6",
     latex=r"c_{\text{in}} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}}: \quad "
@@ -76,7 +76,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X54",
+    "X55",
     part=PART,
     source=EDM + ", appendix B.6",
     latex=r"F^* = \frac{x_0 - c_{\text{skip}}\, x}{c_{\text{out}}}: \quad "
@@ -104,7 +104,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X55",
+    "X56",
     part=PART,
     source=EDM + ", Table 1",
     latex=r"\lambda(\sigma)\, c_{\text{out}}(\sigma)^2 = 1, \qquad \lambda(\sigma) = "
@@ -122,7 +122,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X56",
+    "X57",
     part=PART,
     source=EDM + ", Table 1",
     latex=r"c_{\text{noise}} = \frac{1}{4} \ln \sigma = -\frac{\lambda}{8}",
@@ -176,7 +176,7 @@ def _two_answers(x: Tensor) -> list[tuple[Tensor | float, Tensor | float]]:
 
 
 @equation(
-    "X57",
+    "X58",
     part=PART,
     source=EDM + ", Eq. 3",
     latex=r"\frac{dx}{d\sigma} = \frac{x - D(x; \sigma)}{\sigma} = \hat\epsilon",

@@ -25,7 +25,7 @@ EDM2 = "Karras et al. 2024 (EDM2), arXiv 2312.02696"
 
 
 @equation(
-    "X58",
+    "X59",
     part=PART,
     source=EDM + ", Eq. 5",
     latex=r"\sigma_i = \left(\sigma_{\max}^{1/\rho} + \frac{i}{N-1}\left(\sigma_{\min}^{1/\rho} - "
@@ -54,7 +54,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X59",
+    "X60",
     part=PART,
     source=EDM + ", Algorithm 1",
     latex=r"x_{i+1} = x_i + (\sigma_{i+1} - \sigma_i) \frac{d_i + d'_i}{2}, \qquad \text{NFE} = "
@@ -93,7 +93,7 @@ def _heun_by_hand(ask: Mixture, x: Tensor) -> Tensor:
 
 
 @equation(
-    "X60",
+    "X61",
     part=PART,
     source=EDM + ", Algorithm 2",
     latex=r"\hat x = x + \sqrt{\hat\sigma^2 - \sigma^2}\; z, \quad \hat\sigma = (1 + \gamma) "
@@ -118,7 +118,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X61",
+    "X62",
     part=PART,
     source=EDM2,
     latex=r"\frac{L(\sigma)}{e^{u(\sigma)}} + u(\sigma), \qquad u^* = \ln L, \; \nabla_\theta = "

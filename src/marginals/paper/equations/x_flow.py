@@ -36,7 +36,7 @@ SIT = "Albergo et al. 2023, arXiv 2303.08797; Ma et al. 2024 (SiT), arXiv 2401.0
 
 
 @equation(
-    "X62",
+    "X63",
     part=PART,
     source=LIPMAN + ", Eqs. 13-15",
     latex=r"u_t(x \mid x_0) = \frac{\dot\sigma}{\sigma}\left(x - \alpha x_0\right) + "
@@ -64,7 +64,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X63",
+    "X64",
     part=PART,
     source=LIU + ", Eq. 1",
     latex=r"x_t = (1 - t)\, x_0 + t\, \epsilon, \qquad u = \epsilon - x_0",
@@ -89,7 +89,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X64",
+    "X65",
     part=PART,
     source=LIPMAN + ", Eqs. 20-23",
     latex=r"x_t = (1 - t)\, x_0 + \left(\sigma_{\min} + (1 - \sigma_{\min})\, t\right) \epsilon, "
@@ -118,7 +118,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X65",
+    "X66",
     part=PART,
     source=LIPMAN + ", Theorem 1; " + LIU + ", Theorem 3.3",
     latex=r"v(x, t) = \mathbb{E}[\epsilon - x_0 \mid x_t = x], \qquad \frac{\partial p_t}"
@@ -165,7 +165,7 @@ def _columns(a: float | Tensor, b: float | Tensor) -> Tensor:
 
 
 @equation(
-    "X66",
+    "X67",
     part=PART,
     source=LIPMAN + ", Theorem 2",
     latex=r"\mathbb{E}\left\lVert v_\theta - (\epsilon - x_0) \right\rVert^2 - \mathbb{E}"
@@ -198,7 +198,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X67",
+    "X68",
     part=PART,
     source=SIT,
     latex=r"\nabla \log p_t(x) = -\frac{x + (1 - t)\, v(x, t)}{t}",
@@ -218,7 +218,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X68",
+    "X69",
     part=PART,
     source=SIT,
     latex=r"dx = \left(v + \frac{1}{2} w\, \nabla \log p_t\right) dt + \sqrt{w}\, dW \text{ has "
@@ -250,7 +250,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X69",
+    "X70",
     part=PART,
     source="Esser et al. 2024, arXiv 2403.03206, Eq. 23",
     latex=r"t' = \frac{s\, t}{1 + (s - 1)\, t} \iff \lambda' = \lambda - 2 \log s",

@@ -28,7 +28,7 @@ def _tilted() -> Gaussian:
 
 
 @equation(
-    "X31",
+    "X32",
     part=PART,
     source=SONG + ", Eq. 13, in the letters of this package",
     latex=r"\frac{dx}{d\lambda} = -\frac{1}{2} \alpha \sigma\, \hat v(x, \lambda) \quad "
@@ -55,7 +55,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X32",
+    "X33",
     part=PART,
     source="Chen et al. 2018; " + SONG + ", Eq. 39",
     latex=r"\log p_0(x_0) = \log p_T(x_T) + \int_0^T \nabla \cdot \tilde f(x_t, t)\, dt",
@@ -77,7 +77,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X33",
+    "X34",
     part=PART,
     source="Hutchinson 1989; Grathwohl et al. 2019, arXiv 1810.01367",
     latex=r"\nabla \cdot f = \mathbb{E}_{\epsilon}\left[\epsilon^\top \frac{\partial f}{\partial "
@@ -106,7 +106,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X34",
+    "X35",
     part=PART,
     source=SONG + ", Algorithms 2-5",
     latex=r"c = 2 \left(r \frac{\lVert z \rVert}{\lVert s \rVert}\right)^2",
@@ -126,7 +126,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X35",
+    "X36",
     part=PART,
     source=NCSN + ", Eq. 5",
     latex=r"\sigma^2 \left\lVert s_\theta(x) - \nabla \log q(x \mid x_0) \right\rVert^2 = "
@@ -146,7 +146,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X36",
+    "X37",
     part=PART,
     source=NCSN + ", Algorithm 1; Luo's text after Eq. 161",
     latex=r"x \leftarrow x + c_i\, s(x, \sigma_i) + \sqrt{2 c_i}\, z, \qquad c_i \propto "
@@ -177,7 +177,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X37",
+    "X38",
     part=PART,
     source="Song & Ermon 2020 (NCSNv2), arXiv 2006.09011; Efron 2011",
     latex=r"\mathbb{E}[x_0 \mid x] = \frac{x + \sigma^2 \nabla \log p(x)}{\alpha}",
@@ -195,7 +195,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X38",
+    "X39",
     part=PART,
     source="Meng et al. 2021, arXiv 2111.04726",
     latex=r"\operatorname{Cov}[x_0 \mid x] = \frac{\sigma^2}{\alpha^2} \left(\mathbf{I} + "
@@ -227,7 +227,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X39",
+    "X40",
     part=PART,
     source=SONG + ", Eq. 6 discretised; Algorithm 2",
     latex=r"x_s = x_t + \left(\sigma_t^2 - \sigma_s^2\right) \nabla \log p(x_t) + "

@@ -26,7 +26,7 @@ ADM = "Dhariwal & Nichol 2021, arXiv 2105.05233"
 
 
 @equation(
-    "X84",
+    "X85",
     part=PART,
     source="Ho & Salimans 2022, arXiv 2207.12598, Eq. 6",
     latex=r"(1 + w)\, \epsilon_\theta(x, y) - w\, \epsilon_\theta(x), \qquad \gamma = 1 + w",
@@ -47,7 +47,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X85",
+    "X86",
     part=PART,
     source=ADM + ", Algorithm 2",
     latex=r"\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\; s\, \nabla \log "
@@ -69,7 +69,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X86",
+    "X87",
     part=PART,
     source=ADM + ", Algorithm 1 and Eq. 10",
     latex=r"\mu \leftarrow \mu + s\, \Sigma\, \nabla \log p(y \mid x_t)",
@@ -97,12 +97,12 @@ def _() -> Finding:
 
 
 @equation(
-    "X87",
+    "X88",
     part=PART,
     source="Kynkäänniemi et al. 2024, arXiv 2404.07724",
     latex=r"\gamma(\lambda) = \gamma \text{ for } \lambda_{\text{lo}} \le \lambda \le "
     r"\lambda_{\text{hi}}, \quad 1 \text{ elsewhere}",
-    says="Guidance helps in the middle of the walk only; outside an interval the plain model "
+    says="Guidance may be left to the middle of the walk; outside an interval the plain model "
     "walks.",
     home=interval_weight,
     status="definition",
@@ -121,7 +121,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X88",
+    "X89",
     part=PART,
     source="Karras et al. 2024 (autoguidance), arXiv 2406.02507",
     latex=r"D = D_{\text{weak}} + w \left(D_{\text{strong}} - D_{\text{weak}}\right)",
@@ -143,7 +143,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X89",
+    "X90",
     part=PART,
     source="Lin et al. 2023, arXiv 2305.08891, section 3.4",
     latex=r"\hat x = \phi\, x_{\text{cfg}} \frac{\operatorname{std}(x_{\text{pos}})}"
@@ -169,7 +169,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X90",
+    "X91",
     part=PART,
     source="Zheng et al. 2023, arXiv 2311.13443; Luo Eq. 170",
     latex=r"v_\gamma = \gamma\, v(x, y) + (1 - \gamma)\, v(x)",

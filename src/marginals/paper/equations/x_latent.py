@@ -146,7 +146,7 @@ def _() -> Finding:
     source="Higgins et al. 2017; Sønderby et al. 2016, arXiv 1602.02282",
     latex=r"\mathbb{E}_q[\log p(x \mid z)] - \beta_k\, \mathrm{KL}, \qquad \beta_k = \beta \min"
     r"\left(1, \frac{k}{K}\right)",
-    says="Charging codes less at first, or for ever, trades exactness for meaning.",
+    says="Charging codes less, at first or for ever, lets a model say more with them.",
     home=(KlObjective.weight, rate_distortion_elbo),
     status="definition",
 )

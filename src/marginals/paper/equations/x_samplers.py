@@ -39,7 +39,7 @@ def _gaussian() -> Gaussian:
 
 
 @equation(
-    "X91",
+    "X92",
     part=PART,
     source=DPMPP + ", section 4",
     latex=r"x_s = \frac{\sigma_s}{\sigma_t} x_t + \sigma_s \int_{\ell_t}^{\ell_s} e^{\ell}\, \hat "
@@ -59,7 +59,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X92",
+    "X93",
     part=PART,
     source=DPM + ", Eq. 3.7",
     latex=r"x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s \left(e^{h} - 1\right) \hat\epsilon, "
@@ -79,7 +79,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X93",
+    "X94",
     part=PART,
     source=DPMPP + ", section 4",
     latex=r"x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s \left(e^{-h} - 1\right) \hat x_0",
@@ -98,7 +98,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X94",
+    "X95",
     part=PART,
     source=DPMPP + ", Algorithm 2",
     latex=r"D = \left(1 + \frac{1}{2r}\right) \hat x_0(x_i) - \frac{1}{2r} \hat x_0(x_{i-1}), "
@@ -129,7 +129,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X95",
+    "X96",
     part=PART,
     source=UNIPC + ", Theorem 3.1",
     latex=r"\sum_m a_m r_m^{k-1} B(h) = \int_0^h e^{-(h - \tau)} \left(\frac{\tau}{h}\right)^k "
@@ -162,7 +162,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X96",
+    "X97",
     part=PART,
     source="this package, marginals.solvers.table",
     latex=r"\hat x_0 \equiv c \;\Rightarrow\; x_i = \alpha_i c + \sigma_i \cdot \text{noise}: "
@@ -197,7 +197,7 @@ def _spoilt(levels: Sequence[Level[float]], rows: Table) -> list[tuple[float, fl
 
 
 @equation(
-    "X97",
+    "X98",
     part=PART,
     source="Hairer, Nørsett & Wanner 1993, section II.3",
     latex=r"\left\lVert x_N - x(\lambda_N) \right\rVert = O(N^{-p}): \quad p = 1 \text{ (DDIM)}, "
@@ -224,7 +224,7 @@ def _far(oracle: Gaussian, x: Tensor, exact: Tensor, solver: Solver, steps: int)
 
 
 @equation(
-    "X98",
+    "X99",
     part=PART,
     source="Salimans & Ho 2022, arXiv 2202.00512, Algorithm 2",
     latex=r"\tilde x_0 = \frac{x_s - \frac{\sigma_s}{\sigma_t} x_t}{\alpha_s - "
@@ -248,7 +248,7 @@ def _move(row: Row, x: Tensor, clean: Tensor) -> Tensor:
 
 
 @equation(
-    "X99",
+    "X100",
     part=PART,
     source="Song et al. 2023 (consistency models), arXiv 2303.01469, section 3",
     latex=r"f(x_t, t) = x_\epsilon \text{ for all } t, \qquad f = c_{\text{skip}} x + "

@@ -30,7 +30,7 @@ PROCESSES: tuple[tuple[Scaling, NoiseSchedule], ...] = (
 
 
 @equation(
-    "X23",
+    "X24",
     part=PART,
     source=SONG + ", section 3.1 and appendix B",
     latex=r"dx = f(t)\, x\, dt + g(t)\, dw, \qquad f = \frac{d \log \alpha}{dt}, \quad g^2 = "
@@ -58,7 +58,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X24",
+    "X25",
     part=PART,
     source=SONG + ", Eqs. 11 and 29",
     latex=r"dx = -\frac{1}{2}\beta(t) x\, dt + \sqrt{\beta(t)}\, dw: \quad x_t \sim \mathcal{N}"
@@ -89,7 +89,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X25",
+    "X26",
     part=PART,
     source=SONG + ", Eqs. 9 and 29",
     latex=r"dx = \sigma(t)\sqrt{2 \ln\frac{\sigma_{\max}}{\sigma_{\min}}}\, dw, \qquad \sigma(t) = "
@@ -116,7 +116,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X26",
+    "X27",
     part=PART,
     source=SONG + ", Eqs. 12 and 29",
     latex=r"dx = -\frac{1}{2}\beta x\, dt + \sqrt{\beta\left(1 - e^{-2B}\right)}\, dw: \quad x_t "
@@ -175,7 +175,7 @@ def _residual(
 
 
 @equation(
-    "X27",
+    "X28",
     part=PART,
     source="Fokker–Planck; " + SONG + ", appendix D",
     latex=r"\frac{\partial p_t}{\partial t} = -\nabla \cdot \left(f x\, p_t\right) + \frac{1}{2} "
@@ -190,7 +190,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X28",
+    "X29",
     part=PART,
     source="Anderson 1982; " + SONG + ", Eq. 6",
     latex=r"dx = \left[f x - g^2 \nabla \log p_t(x)\right] dt + g\, d\bar w",
@@ -205,7 +205,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X29",
+    "X30",
     part=PART,
     source=SONG + ", Eq. 13",
     latex=r"\frac{dx}{dt} = f x - \frac{1}{2} g^2 \nabla \log p_t(x)",
@@ -219,7 +219,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X30",
+    "X31",
     part=PART,
     source=SONG + ", section 3.4",
     latex=r"p_1(x) \approx \pi(x): \quad \mathrm{KL}(p_1 \Vert \pi) \le \frac{1}{2}\,\mathbb{E}"

@@ -39,7 +39,7 @@ def _sech(x: Tensor) -> Tensor:
 
 
 @equation(
-    "X12",
+    "X13",
     part=PART,
     source=WEIGHTS,
     latex=r"\mathbb{E}_{t \sim U}\left\lVert \epsilon - \hat\epsilon \right\rVert^2, \text{ cosine "
@@ -62,7 +62,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X13",
+    "X14",
     part=PART,
     source="Salimans & Ho 2022, arXiv 2202.00512; " + WEIGHTS,
     latex=r"\mathbb{E}_{t \sim U}\left\lVert v - \hat v \right\rVert^2, \text{ cosine schedule}: "
@@ -93,7 +93,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X14",
+    "X15",
     part=PART,
     source="Lipman et al. 2023, arXiv 2210.02747; " + WEIGHTS,
     latex=r"\mathbb{E}_{t \sim U}\left\lVert u - \hat u \right\rVert^2, \; x = (1-t) x_0 + t "
@@ -132,7 +132,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X15",
+    "X16",
     part=PART,
     source="InDI: Delbracio & Milanfar 2023, arXiv 2303.11435; " + WEIGHTS,
     latex=r"\mathbb{E}_{t \sim U}\left\lVert x_0 - \hat x_0 \right\rVert^2, \; x = (1-t) x_0 + t "
@@ -149,7 +149,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X16",
+    "X17",
     part=PART,
     source="Karras et al. 2022 (EDM), arXiv 2206.00364; " + WEIGHTS,
     latex=r"w(\lambda) = \mathcal{N}\left(\lambda; 2.4, 2.4^2\right) \frac{e^{-\lambda} + "
@@ -174,7 +174,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X17",
+    "X18",
     part=PART,
     source="Choi et al. 2022, arXiv 2204.00227",
     latex=r"w(\lambda) = \frac{w_{\epsilon}(\lambda)}{(k + e^{\lambda})^{\gamma}}",
@@ -190,7 +190,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X18",
+    "X19",
     part=PART,
     source="Hang et al. 2023, arXiv 2303.09556",
     latex=r"w(\lambda) = w_{\epsilon}(\lambda) \min\left(1, \gamma e^{-\lambda}\right)",
@@ -207,7 +207,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X19",
+    "X20",
     part=PART,
     source="Kingma & Gao 2023; Hoogeboom et al. 2024, arXiv 2410.19324",
     latex=r"w(\lambda) = \operatorname{sigmoid}(b - \lambda)",
@@ -223,7 +223,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X20",
+    "X21",
     part=PART,
     source=WEIGHTS,
     latex=r"w_{\text{EDM-monotonic}}(\lambda) = \max_{\lambda' \ge \lambda} w_{\text{EDM}}"
@@ -251,7 +251,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X21",
+    "X22",
     part=PART,
     source="Ho et al. 2020 (DDPM), arXiv 2006.11239, Eq. 14",
     latex=r"L_{\text{simple}} = \mathbb{E}_{t \sim U, \epsilon}\left\lVert \epsilon - "
@@ -272,7 +272,7 @@ def _() -> Finding:
 
 
 @equation(
-    "X22",
+    "X23",
     part=PART,
     source="Esser et al. 2024, arXiv 2403.03206, section 3.1; Karras et al. 2022",
     latex=r"\operatorname{logit} t \sim \mathcal{N}(m, s^2) \iff \lambda \sim \mathcal{N}(-2m, "
