@@ -30,8 +30,9 @@ from ..extra_worlds import (
 
 CLASSIFIER, FREE = "Classifier Guidance", "Classifier-Free Guidance"
 LEFT_SIDE = (
-    "Luo keeps the name ∇log p(x | y) on the left, which is true for γ = 1 only: for other γ the "
-    "field belongs to no noised distribution, and the check shows that too."
+    "Luo keeps the name ∇log p(x_t | y) on the left, which is true for γ = 1 only. γ = 0 gives the "
+    "score of all pictures; for other γ the fields of the noise levels are not those of one noised "
+    "distribution, as the check of Eq. 166 shows."
 )
 
 
@@ -147,7 +148,7 @@ def _() -> Finding:
     "166",
     page=21,
     part=CLASSIFIER,
-    latex=r"\nabla \log p(x_t) + \gamma \nabla \log p(y \mid x_t)",
+    latex=r"\nabla \log p(x_t \mid y) = \nabla \log p(x_t) + \gamma \nabla \log p(y \mid x_t)",
     says="Turning up the classifier's slope makes pictures more typical of the class, and less "
     "varied.",
     home=classifier_guidance,
@@ -216,8 +217,8 @@ def _() -> Finding:
     "168",
     page=21,
     part=FREE,
-    latex=r"\nabla \log p(x_t) + \gamma\left(\nabla \log p(x_t \mid y) - \nabla \log p(x_t)"
-    r"\right)",
+    latex=r"\nabla \log p(x_t \mid y) = \nabla \log p(x_t) + \gamma\left("
+    r"\nabla \log p(x_t \mid y) - \nabla \log p(x_t)\right)",
     says="So the classifier of the guided model can be replaced by two answers of one network.",
     home=(classifier_guidance, implicit_classifier),
     status="condition",
@@ -239,7 +240,7 @@ def _() -> Finding:
     "169",
     page=21,
     part=FREE,
-    latex=r"\nabla \log p(x_t) + \gamma \nabla \log p(x_t \mid y) - \gamma \nabla \log p(x_t)",
+    latex=r"= \nabla \log p(x_t) + \gamma \nabla \log p(x_t \mid y) - \gamma \nabla \log p(x_t)",
     says="Multiplied out: one part with the class, two without.",
     home=expanded_guidance,
     status="condition",
@@ -257,7 +258,7 @@ def _() -> Finding:
     "170",
     page=21,
     part=FREE,
-    latex=r"\underbrace{\gamma \nabla \log p(x_t \mid y)}_{\text{conditional score}} + "
+    latex=r"= \underbrace{\gamma \nabla \log p(x_t \mid y)}_{\text{conditional score}} + "
     r"\underbrace{(1 - \gamma) \nabla \log p(x_t)}_{\text{unconditional score}}",
     says="Classifier-free guidance mixes what the model says with and without the class; a weight "
     "above one exaggerates the class.",

@@ -39,9 +39,10 @@ def _moves(state: Tensor, clean: Tensor, row: tuple[dict[int, float], dict[int, 
     part=PART,
     latex=r"x_{i+1} \leftarrow x_i + c\,\nabla \log p(x_i) + \sqrt{2c}\,\epsilon, \quad i = 0, 1, "
     r"\ldots, K",
-    says="Langevin sampling walks uphill in probability with a jiggle of matching size, and so "
-    "ends up visiting pictures as often as they are probable.",
+    says="Langevin sampling walks uphill in probability with a jiggle of matching size; with small "
+    "steps it ends up visiting pictures as often as they are probable.",
     home=langevin,
+    status="definition",
     note="With a finite step the walk is a little too wide: for a Gaussian of variance s² it "
     "settles at s²/(1 − c/(2s²)), which the check also confirms.",
     erratum="E11",
@@ -166,6 +167,7 @@ def _() -> Finding:
     r"\left\lVert s_\theta(x_t, t) - \nabla \log p_{\sigma_t}(x_t) \right\rVert_2^2\right]",
     says="Learn the scores of all noise levels at once, each level with its own weight.",
     home=(score_matching, fisher_divergence, denoising_target),
+    status="definition",
     note="Printed with s(x, t) where s(x_t, t) is meant. Regressing on the noise that was added "
     "is the same lesson: it costs a constant more, d/σ² − E‖∇log p_t‖² a level.",
     erratum="E10",

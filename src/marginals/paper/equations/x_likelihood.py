@@ -129,10 +129,13 @@ def _() -> Finding:
     part=PART,
     source=VDM + ", section 4",
     latex=r"L_T \ge L_{2T} \ge L_\infty, \qquad L_T - L_\infty = O(1/T)",
-    says="More steps never cost bits: twice as many steps halve what is lost.",
+    says="With the best denoiser more steps never cost bits; once there are many, twice as many "
+    "halve what is lost.",
     home=(discrete_loss, weight_expm1),
     status="limit",
     tolerance=0.01,
+    note="For the exact denoiser. A network that guesses worse at cleaner levels may lose by more "
+    "steps.",
 )
 def _() -> Finding:
     limit, gaps = _loss(5.0, -6.0), []
@@ -204,8 +207,8 @@ def _posterior_moments(mixture: Mixture, x: Tensor, lam: float) -> list[tuple[Te
     home=augmented_elbos,
     status="condition",
     tolerance=1e-6,
-    note="The right side is an average only if w never rises with λ; otherwise some bounds count "
-    "negatively.",
+    note="L(λ) is the loss of all levels noisier than λ, 0 at λ_min. The right side is an average "
+    "only if w never rises with λ; otherwise some bounds count negatively.",
 )
 def _() -> Finding:
     lams = line(-5.0, 7.0, 12001)
