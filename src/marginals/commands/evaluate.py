@@ -1,7 +1,7 @@
 """`marginals eval`: how good is a model, in numbers that can be compared."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, arg
@@ -20,6 +20,9 @@ from marginals.commands.common import (
 if TYPE_CHECKING:
     from marginals.data.pictures import PictureSource
     from marginals.generative import Generative
+    from marginals.ladder import Ladder
+
+_ON_MAP = 2000  # held-out pictures in the map of a latent plane
 
 
 class Evaluate(Command):
@@ -63,6 +66,7 @@ class Evaluate(Command):
 
     def run(self) -> int:
         from marginals.compare.held_out import pictures_of
+        from marginals.io.latent_map import has_map
         from marginals.io.registry import solver
 
         if self.solver is not None:
@@ -77,6 +81,8 @@ class Evaluate(Command):
         report["likelihood"] = self._likelihood(model, held_out)
         if self.samples:
             report["samples"] = self._samples(model, walk, path, train, held_out)
+        if has_map(model):
+            report["map"] = self._map(cast("Ladder", model), path, held_out)
         print(to_json(report) if self.as_json else _text(report))
         return 0
 
@@ -92,6 +98,15 @@ class Evaluate(Command):
         about = {"pictures": len(x), "conditional": cond is not None}
         rows = [route.as_json() for route in routes]
         return about | {"routes": rows, "means": statement(model, routes)}
+
+    def _map(self, ladder: "Ladder", path: Path, held_out: "PictureSource") -> str:
+        """The latent plane of a VAE with two numbers, drawn beside the model."""
+        from marginals.compare.held_out import some
+        from marginals.io.latent_map import latent_map
+
+        where = path.with_name("latent_map.png")
+        latent_map(ladder, where, *some(held_out, _ON_MAP))
+        return str(where)
 
     def _samples(
         self,
@@ -135,6 +150,8 @@ def _text(report: dict[str, Any]) -> str:
         lines += _rung_lines(row.get("rungs", {}))
     if "samples" in report:
         lines += ["", *_sample_lines(report["samples"])]
+    if "map" in report:
+        lines += ["", f"map of the latent plane: {report['map']}"]
     return "\n".join(lines)
 
 

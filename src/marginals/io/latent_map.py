@@ -2,7 +2,7 @@
 
 import io
 import os
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_bytes
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from marginals.generative import Generative
     from marginals.ladder import Ladder
 
-__all__ = ["encode", "grid", "latent_map"]
+__all__ = ["encode", "grid", "has_map", "latent_map"]
 
 
 def latent_map(
@@ -39,6 +40,8 @@ def latent_map(
     import torch
 
     tiles = grid(ladder, side, cond)
+    if labels is not None and not bool((labels >= 0).any()):
+        labels = None
     place = torch.special.ndtr(encode(ladder, x).double()).cpu().numpy()
     names = ladder.data.classes if ladder.data is not None else ()
     write_bytes(path, _draw(tiles, place, None if labels is None else labels.cpu().numpy(), names))
@@ -63,11 +66,17 @@ def grid(ladder: "Ladder", side: int, cond: int | None = None) -> "Tensor":
     return ladder.pictures([points], cond).unflatten(0, (side, side))
 
 
+def has_map(model: "Generative") -> bool:
+    """Whether this is a VAE whose one latent has 2 numbers."""
+    from marginals.ladder import Ladder
+
+    two = {"kind": "vectors", "latents": [2]}
+    return isinstance(model, Ladder) and two.items() <= model.recipe.items()
+
+
 def _check(ladder: "Ladder") -> None:
     """Refuse what has no map in the plane."""
-    rungs = cast("nn.ModuleList", ladder.rungs)
-    numbers = ladder.rungs[0].prior(None).mean.shape[1:] if len(rungs) == 1 else None
-    if numbers != (2,):
+    if not has_map(ladder):
         raise MarginalsError(
             "Only a VAE whose one latent has 2 numbers has a map in the plane: build its network "
             "with latents=[2]."

@@ -3,7 +3,7 @@
 A rung answers three questions (the protocol of :mod:`marginals.rung`, without its types): what is z
 likely to be given what stands above it (`prior`), what is it given the picture as well
 (`posterior`), and what is the rung below told (`carry`). Laws are pairs (mean, log_std). What a
-KL is, and what law the picture has, is not known here; :mod:`marginals.autoencoders` makes ladders of them.
+KL is, and what law the picture has, is not known here; `marginals.autoencoders` makes the ladders.
 """
 
 from __future__ import annotations
