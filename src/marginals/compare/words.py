@@ -14,7 +14,8 @@ Row = Mapping[str, Any]
 
 _DEAD = 0.05  # nats per picture below which a rung says nothing that matters
 _LOOSE = 0.02  # bits/dim between the ELBO and the importance-weighted bound worth a word
-_CLEAN = 5.0  # levels above this λ hold the last bits of the pixels
+_CLEAN = 5.0  # above this λ lie the last bits of the pixels
+_TRAINED_ON_THE_BOUND = ("vdm",)  # all other diffusion models weigh the cleanest levels less
 _WORTH = 0.05  # bits/dim by which a model must pay more there to be told
 
 
@@ -147,21 +148,32 @@ def _loose(row: Row) -> str:
 
 
 def _clean(row: Row, rows: Sequence[Row]) -> str:
-    """Nats that a diffusion model pays at almost clean levels beyond what another one pays."""
+    """What a diffusion model pays for the last of the noise, beyond what another one pays.
 
-    def paid(other: Row) -> float | None:
-        table = _paid(other, "decoder")
-        nats = [v for lam, v in table.items() if float(lam) > _CLEAN]
-        return sum(nats) / (other["dims"] * math.log(2)) if nats else None
-
-    mine, all_of_them = paid(row), [(paid(r), r) for r in rows]
-    known = [(value, r["model"]) for value, r in all_of_them if value is not None]
+    The bits of the pixels given x at λ = 5: every level above it, and the reconstruction. The same
+    thing for all models, wherever their walks end.
+    """
+    mine, known = _last_bits(row), []
+    for other in rows:
+        if (bits := _last_bits(other)) is not None:
+            known.append((bits, other["model"]))
     if mine is None or len(known) < 2:
         return ""
     least, whose = min(known)
     if mine - least < _WORTH:
         return ""
-    return (
-        f"its loss hardly looks at the cleanest levels (λ > {_CLEAN:g}): they cost it {mine:.2f} "
-        f"bits/dim, and {whose} {least:.2f}"
+    because = (
+        "" if row["model"] in _TRAINED_ON_THE_BOUND else ", because its loss hardly looks there"
     )
+    return (
+        f"from λ = {_CLEAN:g} on, where little noise is left, the pixels cost it {mine:.2f} "
+        f"bits/dim and {whose} {least:.2f}{because}"
+    )
+
+
+def _last_bits(row: Row) -> float | None:
+    route = next((route for route in row["routes"] if route["key"] == "decoder"), None)
+    if route is None:
+        return None
+    nats = sum(value for lam, value in route["paid"].items() if float(lam) > _CLEAN)
+    return nats / (row["dims"] * math.log(2)) + route["terms"]["reconstruction"]
