@@ -33,7 +33,8 @@ def latent_map(
     Left: what the decoder makes of side x side places that cut the prior N(0, I) into equal shares.
     Right: where the encoder puts the held-out pictures `x` (uint8, or floats in [-1, 1]), coloured
     by `labels`. Both axes are shares of the prior, Φ(z): if pictures as a whole follow the prior,
-    the points fill the square evenly. `cond`: the class to decode, for a ladder that knows classes.
+    the points fill the square evenly. `cond`: the class to decode, for a ladder that knows classes;
+    one that does keeps the class out of z, so train without classes to see where each of them lies.
 
     Raises MarginalsError for ladders with more than one latent, or one of other than 2 numbers.
     """

@@ -25,4 +25,4 @@ LATENT_PRESETS: dict[str, dict[str, Any]] = {
 """Networks with latents: "kind" is that of the class, the rest are its arguments. "vae" and "hvae"
 are for ten minutes of one processor core (a second rung on the finest grid was still silent after
 100,000 pictures: 0.0 nats), "markov" is Luo's ladder (Eqs. 23, 24), and "map" is a VAE with two
-numbers, of which a map can be drawn."""
+numbers, of which `marginals eval` draws a map (train it with --no-conditional)."""
