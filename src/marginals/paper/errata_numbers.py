@@ -134,6 +134,7 @@ def flattered_bound() -> Numbers:
     return {"nats": total, "bits": total / math.log(2.0)}
 
 
+@lru_cache(maxsize=1)
 def average_or_sum() -> Numbers:
     """E8: Eq. 100 averages over the steps 2..T where Eq. 58 adds them up."""
     lams = [log_snr(bar) for bar in ddpm_alphas().cumprod(0).tolist()]
