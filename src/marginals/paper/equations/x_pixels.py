@@ -32,7 +32,7 @@ def _() -> Finding:
     pairs, slack = [], []
     for k in (0, 137, 141, 255):
         pixel = torch.tensor([k], dtype=torch.uint8)
-        x = dequantise(pixel.expand(30), u)
+        x = dequantise(pixel.expand(len(u)), u)
         low, high = 2.0 * k / 256.0 - 1.0, 2.0 * (k + 1) / 256.0 - 1.0
         pairs += [(x, low + (high - low) * u)]
         mass = torch.log(law.cdf(numbers(high)) - law.cdf(numbers(low)))
