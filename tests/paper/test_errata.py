@@ -9,7 +9,10 @@ import torch
 from marginals.errors import MarginalsError
 from marginals.oracle import Mixture
 from marginals.paper import errata_numbers as numbers
-from marginals.paper.errata import ERRATA, find, words
+from marginals.paper.catalogue import load
+from marginals.paper.errata import ERRATA, concerning, find, words
+from marginals.paper.letters import columns
+from marginals.paper.show import page
 from marginals.scaling import VP
 from marginals.schedule import Tabulated
 
@@ -141,3 +144,18 @@ def test_the_example_is_a_distribution():
     heaps = numbers.two_heaps()
     assert isinstance(heaps, Mixture)
     assert heaps.log_prob(x, 0.4).exp().sum().item() * dx == pytest.approx(1.0, abs=1e-10)
+
+
+def test_every_equation_leads_to_all_its_errata():
+    by_id = {entry.id: entry for entry in load()}
+    assert concerning(by_id["45"]) == ["E1", "E2", "E3"]
+    assert concerning(by_id["33"]) == ["E13"] and concerning(by_id["84"]) == ["E9"]
+    assert concerning(by_id["1"]) == []
+    assert "errata E1 E2 E3" in page(by_id["45"], list(by_id.values()), code=False)
+
+
+def test_texts_fit_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert all(len(line) <= 50 for line in words(ERRATA[0]).splitlines()[1:])
+    monkeypatch.setenv("COLUMNS", "200")
+    assert columns() == 80

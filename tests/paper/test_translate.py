@@ -113,13 +113,13 @@ TRUTH = {
     "signal kept by one step": {
         "√α_t": lambda v: math.sqrt(luo(v)[2]),
         "√(1 − β_t)": lambda v: math.sqrt(luo(v)[2]),
-        "α_t|s = α_t/α_s": lambda v: math.sqrt(luo(v)[2]),
+        "α_(t|s) = α_t/α_s": lambda v: math.sqrt(luo(v)[2]),
         "1": lambda v: 1.0,
     },
     "noise added by one step": {
         "1 − α_t": lambda v: 1 - luo(v)[2],
         "β_t": lambda v: 1 - luo(v)[2],
-        "σ²_t|s = σ_t² − α²_t|s σ_s²": lambda v: (
+        "σ²_(t|s) = σ_t² − α²_(t|s) σ_s²": lambda v: (
             sigma_vp(v) ** 2 - luo(v)[2] * sigma_vp(v + 1) ** 2
         ),
         "σ_t² − σ_s²": lambda v: edm(v)[0] ** 2 - edm(v)[1] ** 2,

@@ -51,13 +51,14 @@ class Show(Command):
 
     def run(self) -> int:
         from marginals.paper.catalogue import find, load
+        from marginals.paper.letters import columns
         from marginals.paper.show import page
 
         if not self.ids:
             raise MarginalsError("say which equation: `marginals paper show 58`; all: `paper list`")
         entries = load()
         shown = [page(entry, entries, code=self.code) for entry in find(entries, self.ids)]
-        print(("\n\n" + "═" * 80 + "\n\n").join(shown))
+        print(("\n\n" + "═" * columns() + "\n\n").join(shown))
         return 0
 
 

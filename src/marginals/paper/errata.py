@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from marginals.errors import MarginalsError
 
+from .equation import Equation
 from .errata_numbers import NUMBERS
-from .letters import plain, scientific
+from .letters import columns, plain, scientific
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ def find(ids: Sequence[str]) -> list[Erratum]:
     return [known[name] for name in dict.fromkeys(names)] if ids else list(ERRATA)
 
 
-def words(erratum: Erratum, width: int = 80) -> str:
+def concerning(entry: Equation) -> list[str]:
+    """The errata of an equation, "E1", "E2": those that name it, and the one that it names."""
+    return [e.id for e in ERRATA if entry.id in e.equations or e.id == entry.erratum]
+
+
+def words(erratum: Erratum) -> str:
     """A block for the terminal."""
+    width = columns()
     where = f"Eq. {', '.join(erratum.equations)}" if erratum.equations else "text"
     lines = [f"{erratum.id}  {erratum.title}  ({where})"]
     for name, text in (

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 import unicodedata
 
 SUBSCRIPTS = dict(zip("0123456789+−=()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
@@ -21,6 +22,11 @@ _SCRIPT = re.compile(
 def letter(char: str) -> str:
     """Letters of special alphabets (𝔼, 𝒩) as plain ones: few terminal fonts have them."""
     return unicodedata.normalize("NFKC", char) if ord(char) > 0xFFFF else WRITTEN.get(char, char)
+
+
+def columns() -> int:
+    """How wide texts are: 80 characters, or fewer where the terminal is narrower."""
+    return max(40, min(80, shutil.get_terminal_size((80, 24)).columns))
 
 
 def small(text: str, table: dict[str, str]) -> str | None:

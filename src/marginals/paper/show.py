@@ -9,11 +9,10 @@ from marginals.errors import MarginalsError
 
 from .catalogue import LUO, locate, module_of, neighbours, related
 from .equation import Equation, Result, run
-from .letters import plain
+from .errata import concerning
+from .letters import columns, plain
 from .mutate import Report
 from .terminal import flat, render
-
-WIDTH = 80
 
 MEANING = {
     "identity": "both sides are equal",
@@ -40,7 +39,7 @@ def listing(entries: Sequence[Equation], section: str | None = None) -> str:
             part = entry.part
             lines += ["", part]
         mark = {"wrong": "✗", "explained": "·"}.get(entry.status, " ")
-        says = textwrap.shorten(plain(entry.says), WIDTH - 10, placeholder=" …")
+        says = textwrap.shorten(plain(entry.says), columns() - 10, placeholder=" …")
         lines.append(f"{entry.id:>6} {mark} {says}")
     luo = sum(not entry.id.startswith("X") for entry in wanted)
     lines += ["", f"{luo} of Luo's {LUO} equations, {len(wanted) - luo} extensions"]
@@ -57,7 +56,7 @@ def title(entry: Equation) -> str:
 
 def page(entry: Equation, entries: Sequence[Equation], *, code: bool = True) -> str:
     """Everything about one equation, with its check run now."""
-    maths = textwrap.indent(render(entry.latex, WIDTH - 4), "    ")
+    maths = textwrap.indent(render(entry.latex, columns() - 4), "    ")
     blocks = [title(entry), maths, _wrap(entry.says), _facts(entry)]
     blocks.append(verdict(run(entry), long=True))
     if code:
@@ -69,8 +68,8 @@ def page(entry: Equation, entries: Sequence[Equation], *, code: bool = True) -> 
 
 def _facts(entry: Equation) -> str:
     rows = [("status", f"{entry.status}: {MEANING[entry.status]}"), ("note", entry.note)]
-    if entry.erratum:
-        rows.append(("erratum", f"{entry.erratum}; read `marginals paper errata {entry.erratum}`"))
+    if errata := concerning(entry):
+        rows.append(("errata", f"read `marginals paper errata {' '.join(errata)}`"))
     rows.append(("source", entry.source))
     rows += [("code", f"{p.name}   {p.here}") for p in (locate(home) for home in entry.homes)]
     return "\n".join(_wrap(f"{name:<8} {text}", 9) for name, text in rows if text)
@@ -79,7 +78,7 @@ def _facts(entry: Equation) -> str:
 def _near(entry: Equation, entries: Sequence[Equation]) -> str:
     lines = []
     for name, other in neighbours(entry, entries).items():
-        lines.append(f"{name:<7}{other.id:>5}  {flat(other.latex, WIDTH - 14)}")
+        lines.append(f"{name:<7}{other.id:>5}  {flat(other.latex, columns() - 14)}")
     if same := related(entry, entries)[:12]:
         lines.append(f"the same code is also: {', '.join(other.id for other in same)}")
     return "\n".join(lines)
@@ -204,4 +203,5 @@ def mutation_json(report: Report) -> dict[str, Any]:
 
 
 def _wrap(text: str, indent: int = 0) -> str:
-    return textwrap.fill(plain(text), WIDTH, subsequent_indent=" " * indent, break_long_words=False)
+    space = " " * indent
+    return textwrap.fill(plain(text), columns(), subsequent_indent=space, break_long_words=False)

@@ -169,8 +169,9 @@ def _verdict(result: Result) -> str:
 
 
 def _note(entry: Equation) -> str:
-    link = f' <a href="#{entry.erratum}">Erratum {entry.erratum}</a>' if entry.erratum else ""
-    return f'<p class="note">{marked(entry.note)}{link}</p>' if entry.note or link else ""
+    links = ", ".join(f'<a href="#{e}">{e}</a>' for e in errata.concerning(entry))
+    about = f" Errata: {links}" if links else ""
+    return f'<p class="note">{marked(entry.note)}{about}</p>' if entry.note or about else ""
 
 
 def _code(result: Result) -> str:

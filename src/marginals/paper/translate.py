@@ -13,6 +13,7 @@ from typing import Any
 
 from marginals import chain
 from marginals.errors import MarginalsError
+from marginals.paper.letters import columns
 from marginals.predict import EPS, SCORE, VELOCITY, X0, VPrediction
 from marginals.scaling import FLOW, VE, VP
 from marginals.schedule import Karras, LinearBeta, Logit, LogLinear, Tabulated
@@ -132,7 +133,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         "what a step from λ + 1 to λ multiplies by",
         ("Luo", "√α_t", "chain.step_signal(VP(lam), VP(before))"),
         ("DDPM", "√(1 − β_t)", "chain.step_signal(VP(lam), VP(before))"),
-        ("VDM", "α_t|s = α_t/α_s", "chain.step_signal(VP(lam), VP(before))"),
+        ("VDM", "α_(t|s) = α_t/α_s", "chain.step_signal(VP(lam), VP(before))"),
         ("EDM", "1", "chain.step_signal(VE(lam), VE(before))"),
     ),
     _quantity(
@@ -140,7 +141,7 @@ QUANTITIES: tuple[Quantity, ...] = (
         "the variance a step from λ + 1 to λ adds",
         ("Luo", "1 − α_t", "chain.step_variance(VP(lam), VP(before))"),
         ("DDPM", "β_t", "chain.step_variance(VP(lam), VP(before))"),
-        ("VDM", "σ²_t|s = σ_t² − α²_t|s σ_s²", "chain.step_variance(VP(lam), VP(before))"),
+        ("VDM", "σ²_(t|s) = σ_t² − α²_(t|s) σ_s²", "chain.step_variance(VP(lam), VP(before))"),
         ("EDM", "σ_t² − σ_s²", "chain.step_variance(VE(lam), VE(before))"),
     ),
     _quantity(
@@ -212,6 +213,6 @@ def words(quantity: Quantity, lam: float) -> str:
 def key(lam: float) -> str:
     """Who speaks which dialect, and at which level the values are."""
     pairs = (f"{name:<14}{text}" for name, text in DIALECTS.items())
-    lines = [textwrap.fill(pair, 80, subsequent_indent=" " * 14) for pair in pairs]
+    lines = [textwrap.fill(pair, columns(), subsequent_indent=" " * 14) for pair in pairs]
     step = "steps go from λ + 1 (s, cleaner) to λ (t)"
     return "\n".join([*lines, f"\nvalues at λ = log(α²/σ²) = {lam:g}; {step}"])
