@@ -63,13 +63,13 @@ def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder
     _refuse_unknown(words, {"ladder", *_LADDER})
     parts = _parts(words, {"decoder": Decoder, "objective": KlObjective})
     kind, config = _kind_and_config(words["ladder"], "ladder")
-    if kind == CUSTOM and not isinstance(given, Ladder):
+    if kind == CUSTOM:
+        if isinstance(given, Ladder):
+            return given
         raise MarginalsError(
             "it holds the weights of a ladder of someone's own; build that ladder and pass it: "
             "load_model(path, backbone=ladder)"
         )
-    if isinstance(given, Ladder):
-        return given
     if given is not None:
         raise MarginalsError(f"it brings its own networks, those of a {kind}; leave backbone out")
     network = _built(kind, lambda: latents(kind)(**config))
