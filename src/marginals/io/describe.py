@@ -54,11 +54,11 @@ def _describe_ladder(ladder: "Ladder") -> dict[str, Any]:
 
 
 def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder":
+    from marginals.autoencoders import hvae
     from marginals.decoders import Decoder
     from marginals.io.registry import CUSTOM, latents
     from marginals.ladder import Ladder
     from marginals.rung import KlObjective
-    from marginals.autoencoders import hvae
 
     _refuse_unknown(words, {"ladder", *_LADDER})
     parts = _parts(words, {"decoder": Decoder, "objective": KlObjective})
