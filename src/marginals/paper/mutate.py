@@ -45,6 +45,8 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
     excluded: list[tuple[Mutant, str]] = field(default_factory=list)
     failing: list[Result] = field(default_factory=list)
+    refused: int = 0
+    """Changes that Python itself refuses, whatever the check: not counted as planted."""
     functions: int = 0
     seconds: float = 0.0
 
@@ -117,7 +119,9 @@ def mutate(
             break
         cheap_first = sorted(checks[mutant.function], key=lambda e: before[e.id].seconds)
         caught = _caught_by(mutant, cheap_first)
-        if caught is not None:
+        if caught is None:
+            report.refused += 1
+        else:
             ids = tuple(entry.id for entry in cheap_first)
             report.outcomes.append(Outcome(mutant, caught, ids))
         progress(report.planted, min(count or len(waiting), len(waiting)))

@@ -169,6 +169,8 @@ def mutation_report(report: Report) -> str:
         where = f"{locate(mutant.function).file}:{mutant.line}"
         lines.append(f"  {where} {mutant.name} (equations {', '.join(outcome.equations)})")
         lines.append(f"      {mutant}")
+    if report.refused:
+        lines += ["", f"not counted, because Python refuses to run them: {report.refused}"]
     if report.excluded:
         lines += ["", "not planted, because they change nothing:"]
         lines += [f"  {m.name}: {m.before} → {m.after}: {why}" for m, why in report.excluded]
@@ -184,6 +186,7 @@ def mutation_json(report: Report) -> dict[str, Any]:
         "planted": report.planted,
         "caught": report.planted - len(report.survivors),
         "share": report.share,
+        "refused": report.refused,
         "functions": report.functions,
         "seconds": round(report.seconds, 1),
         "by_kind": {k: {"caught": c, "planted": n} for k, (c, n) in report.by_kind().items()},
