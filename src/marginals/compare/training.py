@@ -24,7 +24,7 @@ from marginals.train.trial import run_trial
 
 __all__ = ["claim_folder", "clock", "train_one"]
 
-_TRIAL = 6.0
+_TRIAL = 15.0
 """Seconds of the trial, at most; a twentieth of the budget where that is less."""
 
 
