@@ -95,9 +95,9 @@ def best(schedule: LearnedSchedule, losses: Tensor, lams: Tensor) -> LearnedSche
 def report(name: str, one: Tensor, spread: Tensor) -> float:
     """A line about one schedule; the variance of one draw."""
     values = torch.cat([one.flatten(), spread.flatten()])
-    error = (one.var() / one.numel()).sqrt().item()
+    error = (spread.mean(1).var() / len(spread)).sqrt().item()
     print(
-        f"  {name:24s} mean {one.mean():.4f} ± {error:.4f}   variance of one draw {one.var():7.3f}"
+        f"  {name:20s} mean {spread.mean():.4f} ± {error:.4f}   variance of one draw {one.var():7.3f}"
         f"   of 64 draws {one.mean(1).var():.4f}   of 64 spread draws {spread.mean(1).var():.5f}"
     )
     assert bool(values.isfinite().all())

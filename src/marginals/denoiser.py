@@ -179,7 +179,5 @@ class Net(nn.Module):
         if out.shape[1] == x.shape[1]:
             return Estimate(x, lam, self.scaling, out, self.prediction)
         out, second = out.chunk(2, 1)
-        mix = 0.5 * (
-            second + 1.0
-        )  # the network's answer is 0 at first: halfway (Nichol & Dhariwal)
+        mix = 0.5 * (second + 1.0)  # a fresh network answers 0: halfway (Nichol & Dhariwal 2021)
         return Estimate(x, lam, self.scaling, out, self.prediction, mix=mix)
