@@ -98,7 +98,9 @@ def report(name: str, one: Tensor, spread: Tensor) -> float:
     error = (spread.mean(1).var() / len(spread)).sqrt().item()
     print(
         f"  {name:20s} mean {spread.mean():.4f} ± {error:.4f}"
-        f"   variance of one draw {one.var():7.3f}   of 64 draws {one.mean(1).var():.4f}   of 64 spread draws {spread.mean(1).var():.5f}"
+        f"   variance of one draw {one.var():7.3f}"
+        f"   of 64 draws {one.mean(1).var():.4f}"
+        f"   of 64 spread draws {spread.mean(1).var():.5f}"
     )
     assert bool(values.isfinite().all())
     return one.var().item()
