@@ -9,13 +9,31 @@ _EITHER = "the question is whether either level is infinite; the order of the tw
 _ONE = "LOWEST is 1, so multiplying with it and dividing by it are the same"
 
 EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
-    ("chain.mean_from_eps", "x_t", "eps", _SHAPE),
-    ("chain.mean_from_score", "x_t", "score", _SHAPE),
-    ("chain.mean_from_x0", "x_t", "x0", _SHAPE),
+    ("chain.mean_from_eps", "expand(share, x_t)", "expand(share, eps)", _SHAPE),
+    (
+        "chain.mean_from_eps",
+        "expand(step_signal(t, s), x_t)",
+        "expand(step_signal(t, s), eps)",
+        _SHAPE,
+    ),
+    (
+        "chain.mean_from_score",
+        "expand(step_variance(t, s), x_t)",
+        "expand(step_variance(t, s), score)",
+        _SHAPE,
+    ),
+    (
+        "chain.mean_from_score",
+        "expand(step_signal(t, s), x_t)",
+        "expand(step_signal(t, s), score)",
+        _SHAPE,
+    ),
+    ("chain.mean_from_x0", "expand(from_x, x_t)", "expand(from_x, x0)", _SHAPE),
+    ("chain.mean_from_x0", "expand(from_x0, x_t)", "expand(from_x0, x0)", _SHAPE),
     (
         "gaussian.gaussian_reconstruction",
-        "0",
-        "1",
+        "x0[0]",
+        "x0[1]",
         "x0[0] only counts the entries of one picture, and all pictures have as many",
     ),
     (
@@ -46,8 +64,14 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "gaussian.discretised_reconstruction",
-        "1",
-        "2",
+        "x[:1]",
+        "pixels[:1]",
+        "only the number of entries is asked, and a picture has as many as its pixels",
+    ),
+    (
+        "gaussian.discretised_reconstruction",
+        ":1",
+        ":2",
         "x[:1] sets how many pictures are worked on at a time, not what comes out",
     ),
 )

@@ -105,13 +105,21 @@ def mutants(function: FunctionType) -> list[Mutant]:
     tree, target = _pruned(function)
     found: list[Mutant] = []
     for site in list(_sites(target)):
+        shown = _shown(site)
+        before = ast.unparse(shown)
         for kind, replacement in _variants(site, target):
             site.put(ast.fix_missing_locations(ast.copy_location(replacement, site.node)))
+            after = ast.unparse(replacement if shown is site.node else shown)
             code = _compiled(tree, function)
             site.put(site.node)
-            before, after = ast.unparse(site.node), ast.unparse(replacement)
             found.append(Mutant(function, site.node.lineno, kind, before, after, code))
-    return list({(m.line, m.before, m.after): m for m in found}.values())
+    return list({m.code: m for m in found}.values())
+
+
+def _shown(site: Site) -> ast.AST:
+    """What a reader needs to see of a change: names and numbers with what is around them."""
+    alone = not isinstance(site.node, ast.Name | ast.Constant)
+    return site.node if alone or not isinstance(site.parent, ast.expr) else site.parent
 
 
 # ---- the tree ----------------------------------------------------------------------------------
