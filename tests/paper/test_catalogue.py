@@ -153,6 +153,7 @@ def test_find_understands_numbers_ranges_and_extensions():
         "47",
         "48",
     ]
+    assert [e.id for e in find(ENTRIES, ["Eq. 58", "(3)", "46–47"])] == ["58", "3", "46", "47"]
     for wrong in ("0", "171", "fifty", "48-46", "X999"):
         with pytest.raises(MarginalsError, match="there is no equation"):
             find(ENTRIES, [wrong])

@@ -57,8 +57,8 @@ def find(entries: Iterable[Equation], ids: Sequence[str]) -> list[Equation]:
 
 
 def _expand(asked: str, known: Iterable[str]) -> list[str]:
-    """ "58" → ["58"], "46-48" → ["46", "47", "48"]; a MarginalsError for what does not exist."""
-    words = re.fullmatch(r"(X?)(\d+)(?:-X?(\d+))?", asked.strip().upper().removeprefix("EQ"))
+    """ "58", "Eq. (58)" → ["58"], "46-48" → ["46", "47", "48"]; a MarginalsError for what does not exist."""
+    words = re.fullmatch(r"(?:EQ)?[.( ]*(X?)(\d+)(?:[-–]X?(\d+))?[) ]*", asked.strip().upper())
     if words:
         kind, first, last = words[1], int(words[2]), int(words[3] or words[2])
         ids = [f"{kind}{number}" for number in range(first, last + 1)]
