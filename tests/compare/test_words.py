@@ -5,7 +5,7 @@ import math
 import pytest
 
 from marginals.compare.table import markdown, text
-from marginals.compare.words import best_route, gap, order, weakness
+from marginals.compare.words import best_route, gap, order, spent, weakness
 
 
 def route(key: str, bits: list[float], of: str = "whole-number pixels", paid=None) -> dict:
@@ -86,6 +86,12 @@ def test_bits_paid_at_clean_levels_explain_a_surprise():
     assert first.startswith("ddpm needs 0.510 ± 0.0") and "a surprise" in first and clean in first
     assert second.startswith("vdm needs") and second.endswith("as expected")
     assert "cannot be told apart" in order([vdm(), vdm(name="ddpm")])[0]
+
+
+def test_unequal_training_is_told():
+    assert spent([vae(), vdm()], 1.0) == spent([vae() | {"seconds": 62.9}], 1.0) == []
+    [told] = spent([vae(), vdm() | {"seconds": 66.0}], 1.0)
+    assert "60 s each" in told and "vae 60 s, vdm 66 s" in told
 
 
 def test_the_tables_hold_every_number():

@@ -18,7 +18,7 @@ from marginals.compare.plot import plot
 from marginals.compare.settings import Comparison
 from marginals.compare.table import markdown
 from marginals.compare.training import claim_folder, clock, train_one
-from marginals.compare.words import best_route, gap, order, weakness
+from marginals.compare.words import best_route, gap, order, spent, weakness
 from marginals.io.atomic import write_bytes, write_json, write_text
 from marginals.train.progress import Listener
 
@@ -58,7 +58,10 @@ def _report(settings: Comparison, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "pictures": len(best_route(rows[0])["bits"]),
         "conditional": rows[0]["conditional"],
-        "means": list(dict.fromkeys(line for row in rows for line in row["means"])),
+        "means": [
+            *dict.fromkeys(line for row in rows for line in row["means"]),
+            *spent(rows, settings.minutes),
+        ],
         "order": order(rows),
         "models": rows,
     }

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["best_route", "gap", "order", "weakness"]
+__all__ = ["best_route", "gap", "order", "spent", "weakness"]
 
 EXPECTED = ("vae", "hvae", "ddpm", "vdm")
 """Each is the one before it with more levels of latents, or with a better loss for the bits."""
@@ -72,6 +72,15 @@ def order(rows: Sequence[Row]) -> list[str]:
         else:
             lines.append(f"{after['model']} and {before['model']} cannot be told apart ({change})")
     return lines
+
+
+def spent(rows: Sequence[Row], minutes: float) -> list[str]:
+    """A sentence where the timed trials misjudged the training time by more than a twentieth."""
+    wanted = 60.0 * minutes
+    if all(abs(row["seconds"] / wanted - 1.0) <= 0.05 for row in rows):
+        return []
+    seconds = ", ".join(f"{row['model']} {row['seconds']:.0f} s" for row in rows)
+    return [f"the budget is {wanted:.0f} s each, judged by a timed trial; the runs took {seconds}"]
 
 
 def _regrets(row: Row, rows: Sequence[Row]) -> dict[str, tuple[float, str]]:
