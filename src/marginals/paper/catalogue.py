@@ -57,7 +57,10 @@ def find(entries: Iterable[Equation], ids: Sequence[str]) -> list[Equation]:
 
 
 def _expand(asked: str, known: Iterable[str]) -> list[str]:
-    """ "58", "Eq. (58)" → ["58"], "46-48" → ["46", "47", "48"]; a MarginalsError for what does not exist."""
+    """ "58" or "Eq. (58)" → ["58"], "46-48" → ["46", "47", "48"].
+
+    Raises MarginalsError for what does not exist.
+    """
     words = re.fullmatch(r"(?:EQ)?[.( ]*(X?)(\d+)(?:[-–]X?(\d+))?[) ]*", asked.strip().upper())
     if words:
         kind, first, last = words[1], int(words[2]), int(words[3] or words[2])

@@ -1,7 +1,7 @@
 """What is wrong, or easily got wrong, in the paper: E1 to E16, for a reader who is no specialist.
 
-Nobody has published errata for arXiv 2208.11970v1. Every number in these texts is computed when it
-is asked for (:mod:`.errata_numbers`).
+No published list of errata for arXiv 2208.11970v1 is known. Every number in these texts is computed
+when it is asked for (:mod:`.errata_numbers`).
 """
 
 import textwrap

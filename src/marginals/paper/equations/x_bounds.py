@@ -103,8 +103,8 @@ def _() -> Finding:
     r"\left\lVert s_\theta - \nabla \log p_t \right\rVert^2 dt + \mathrm{KL}(p_T \Vert \pi)",
     says="Score matching with this weight bounds how far the model's pictures are from the real "
     "ones.",
-    note="Equality holds if the model's score is the score of some noised distribution, as the "
-    "check sees for two of its three models.",
+    note="Equality holds, up to what starting from pure noise costs, if the model's score is the "
+    "score of some noised distribution, as for two of the check's three models.",
     home=likelihood_bound,
     status="bound",
     tolerance=1e-9,

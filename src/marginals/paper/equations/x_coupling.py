@@ -116,7 +116,8 @@ def _() -> Finding:
     source=LIU + ", Theorem 3.5",
     latex=r"\mathbb{E}\left\lVert Z_1 - Z_0 \right\rVert^2 \le \mathbb{E}\left\lVert X_1 - X_0 "
     r"\right\rVert^2",
-    says="The pairs a flow makes are never further apart than the random pairs it learned from.",
+    says="The pairs a flow makes are on average no further apart than the random pairs it learned "
+    "from.",
     home=transport_cost,
     status="bound",
     tolerance=1e-9,

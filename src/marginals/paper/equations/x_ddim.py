@@ -110,7 +110,7 @@ def _() -> Finding:
 @equation(
     "X50",
     part=PART,
-    source=DDIM + ", Eq. 14",
+    source=DDIM + ", Eqs. 13 and 14",
     latex=r"\eta = 0: \quad \frac{x_s}{\alpha_s} - \frac{x_t}{\alpha_t} = \left(\frac{\sigma_s}"
     r"{\alpha_s} - \frac{\sigma_t}{\alpha_t}\right) \hat\epsilon(x_t)",
     says="Without fresh noise the walk is a straight step along an ODE whose time is the noise "

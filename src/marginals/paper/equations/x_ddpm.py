@@ -112,6 +112,7 @@ def _() -> Finding:
     "be.",
     home=hybrid_loss,
     status="expectation",
+    note="Inside L_vlb the mean is held fixed, so that it teaches the spread only.",
 )
 def _() -> Finding:
     terms, simple = 2.0 + normal(7), normal(7)

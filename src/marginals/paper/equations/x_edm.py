@@ -178,7 +178,7 @@ def _two_answers(x: Tensor) -> list[tuple[Tensor | float, Tensor | float]]:
 @equation(
     "X58",
     part=PART,
-    source=EDM + ", Eq. 3",
+    source=EDM + ", Eqs. 1 and 3",
     latex=r"\frac{dx}{d\sigma} = \frac{x - D(x; \sigma)}{\sigma} = \hat\epsilon",
     says="With the noise level itself as time, the slope of the path is the noise one believes to "
     "see.",

@@ -101,6 +101,7 @@ def _heun_by_hand(ask: Mixture, x: Tensor) -> Tensor:
     says="Adding a little noise before each step lets later steps correct the errors of earlier "
     "ones.",
     home=(churn, churn_share),
+    note="EDM adds it between two noise levels S_min and S_max only; elsewhere γ = 0.",
 )
 def _() -> Finding:
     clean, noise, fresh, sigma = normal(5), normal(5), normal(5), 0.8

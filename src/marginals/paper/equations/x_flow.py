@@ -97,7 +97,7 @@ def _() -> Finding:
     says="The original flow matching stops at a very narrow cloud around each picture instead of "
     "at the picture.",
     home=narrow_path,
-    note="This package stops at λ_max instead, which is the same thing.",
+    note="This package stops at λ_max instead, which is the same up to the units of x and t.",
 )
 def _() -> Finding:
     x0, eps, narrow, t, step = normal(4), normal(4), 0.07, 0.37, 1e-3

@@ -125,8 +125,8 @@ def _() -> Finding:
     part=PART,
     source="Karras et al. 2024 (autoguidance), arXiv 2406.02507",
     latex=r"D = D_{\text{weak}} + w \left(D_{\text{strong}} - D_{\text{weak}}\right)",
-    says="A model can be guided away from the mistakes of a worse version of itself, without any "
-    "class.",
+    says="A model can be guided away from the mistakes of a worse version of itself, also where "
+    "there are no classes.",
     home=autoguidance,
 )
 def _() -> Finding:

@@ -64,7 +64,7 @@ def _() -> Finding:
     latex=r"dx = -\frac{1}{2}\beta(t) x\, dt + \sqrt{\beta(t)}\, dw: \quad x_t \sim \mathcal{N}"
     r"\left(e^{-B/2} x_0, (1 - e^{-B}) \mathbf{I}\right), \; B = \int_0^t \beta",
     says="DDPM in continuous time shrinks the picture and adds noise so that the total power stays "
-    "the same.",
+    "one if it was one.",
     home=(LinearBeta._lam, LinearBeta._dlam, LinearBeta._integral, UnitVariance._slopes),
 )
 def _() -> Finding:
@@ -224,8 +224,8 @@ def _() -> Finding:
     source=SONG + ", section 3.4",
     latex=r"p_1(x) \approx \pi(x): \quad \mathrm{KL}(p_1 \Vert \pi) \le \frac{1}{2}\,\mathbb{E}"
     r"\left[\alpha_1^2 \lVert x_0 \rVert^2 - d\,(1 + \log \sigma_1^2 - \sigma_1^2)\right]",
-    says="After enough noise nothing is left of the picture, so one may start from pure noise; "
-    "what that costs is small and known.",
+    says="After enough noise almost nothing is left of the picture, so one may start from pure "
+    "noise; what that costs is small and known.",
     home=(LinearBeta._lam, UnitVariance._alpha_sigma),
     status="bound",
     tolerance=1e-9,
