@@ -1,5 +1,7 @@
 """The mixture of logistics is a probability of whole numbers, and what it draws follows it."""
 
+import math
+
 import pytest
 import torch
 
@@ -33,8 +35,9 @@ def test_one_component_is_one_logistic():
     out, k = numbers(4, 1), torch.randint(0, 256, (4, 1, 2, 2), dtype=torch.uint8)
     log_scale = -7.0 + torch.nn.functional.softplus(out[:, 2:] + 4.0)
     single = torch.cat([out[:, 1:2], log_scale], 1)
-    mine, known = LogisticMixture(1).log_prob(k, out), DiscretisedLogistic().log_prob(k, single)
-    assert torch.allclose(mine, known, atol=1e-10)
+    mine = LogisticMixture(1).log_prob(k[:, :, :1, :1], out[:, :, :1, :1]).exp()
+    known = DiscretisedLogistic().log_prob(k[:, :, :1, :1], single[:, :, :1, :1]).exp()
+    assert torch.allclose(mine, (1.0 - 1e-5) * known + 1e-5 / 256, atol=1e-14, rtol=1e-9)
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_components():
@@ -64,11 +67,20 @@ def test_the_mean_is_that_of_the_whole_numbers():
 
 def test_extreme_outputs_stay_finite_and_have_gradients():
     k = torch.tensor([0, 7, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
-    for size in (-60.0, 60.0):
+    for size in (-400.0, -60.0, 60.0, 400.0):
         out = torch.full((1, 6, 2, 2), size, requires_grad=True)
         nats = LogisticMixture(2).log_prob(k, out)
         nats.sum().backward()
         assert nats.isfinite().all() and out.grad is not None and out.grad.isfinite().all()
+
+
+def test_no_pixel_costs_more_than_17_nats():
+    """A law that is certain of black, shown white, and its gradient."""
+    out = torch.tensor([30.0, 0.0, -9.0, 0.0, -30.0, -30.0]).view(1, 6, 1, 1).requires_grad_()
+    nats = LogisticMixture(2).log_prob(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), out)
+    nats.sum().backward()
+    assert nats.item() == pytest.approx(math.log(1e-5 / 256), abs=1e-3)
+    assert out.grad is not None and out.grad.abs().max() < 1.0
 
 
 def test_colours_have_their_own_numbers():
