@@ -99,3 +99,8 @@ def test_write_makes_one_file(tmp_path):
     path = write([results()[0]], tmp_path / "new" / "site")
     assert path.name == "index.html" and [path] == list(path.parent.iterdir())
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_authors_and_errata_can_be_searched(page: str):
+    texts = dict(re.findall(r'data-id="(\w+)".*?data-text="([^"]*)"', page))
+    assert "karras" in texts["X53"] and {"e1", "e2", "e3"} <= set(texts["45"].split())

@@ -135,7 +135,8 @@ def _section(part: str, group: Sequence[Result], entries: Sequence[Equation]) ->
 def _card(result: Result, entries: Sequence[Equation]) -> str:
     entry = result.equation
     places = [locate(home) for home in entry.homes]
-    found = " ".join([entry.id, entry.says, entry.note, entry.part, *(p.name for p in places)])
+    texts = entry.id, entry.says, entry.note, entry.part, entry.source, *errata.concerning(entry)
+    found = " ".join([*texts, *(place.name for place in places)])
     where = f"page {entry.page}" if entry.page else _text(entry.source)
     return "\n".join(
         part
