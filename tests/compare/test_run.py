@@ -1,6 +1,7 @@
 """A whole comparison, small: trained, measured, kept, and not repeated."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from marginals.compare import run as comparing
 from marginals.compare import training
 from marginals.compare.settings import Comparison, model_names
 from marginals.errors import MarginalsError
+from marginals.io.checkpoint import read_header, rewrite_header
 from marginals.train import Run
 
 SMALL = {"batch": 16, "lr": 1e-3, "minutes": 2}
@@ -91,6 +93,20 @@ def test_an_interrupted_model_goes_on(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "_paced", pytest.fail)
     run = training.train_one("vae", settings(tmp_path / "c"), _digits(), lambda event: None)
     assert run.finished and run.images_seen == 160
+
+
+def test_a_model_that_is_older_than_its_state_is_made_anew(folder, tmp_path):
+    """Killed between the last state and the model made from it: the state is the truth."""
+    shutil.copytree(folder / "vae", tmp_path / "c" / "vae")
+    model = tmp_path / "c" / "vae" / "model.safetensors"
+    seen = read_header(model)["extra"]["images_seen"]
+
+    def older(header):
+        return header | {"extra": header["extra"] | {"images_seen": seen - 16}}
+
+    rewrite_header(model, model, older)
+    training.train_one("vae", settings(tmp_path / "c"), _digits(), lambda event: None)
+    assert read_header(model)["extra"]["images_seen"] == seen
 
 
 def _digits():

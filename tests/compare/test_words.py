@@ -71,6 +71,8 @@ def test_differences_within_the_error_are_no_weakness():
 def test_rungs_that_carry_nothing_and_loose_posteriors_are_told():
     dead = vae(rungs={"1": 9.0, "2": 0.01, "3": 0.0})
     assert "rungs 2, 3 of its latents carry nothing" in weakness(dead, [dead, vdm()])
+    lively = vae(rungs={"1": -9.0, "2": 12.0})  # a bottom-up rung may be known better from above
+    assert "nothing" not in weakness(lively, [lively, vdm()])
     loose = vae(iwae=(2.9, 3.1, 3.0))
     assert "its ELBO loses 0.10 bits/dim" in weakness(loose, [loose, vdm()])
     assert "loses" not in weakness(vae(), [vae(), vdm()])

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import marginals
-from marginals.decoders import Bernoulli, DiscretisedLogistic
+from marginals.decoders import Bernoulli, DiscretisedLogistic, GaussianDecoder
 from marginals.generative import DataStats
-from marginals.metrics.routes import Effort, cost, measure, routes, statement
+from marginals.metrics.routes import Effort, cost, generator, measure, routes, statement
 from marginals.nn import UNet, VectorLatents
+from marginals.pixels import dequantise
 
 STATS = DataStats((1, 8, 8), -0.3, 0.8, ("a", "b"))
 FEW = Effort(levels=3, ode_steps=2, importance=4)
@@ -98,3 +99,15 @@ def test_batches_do_not_change_what_is_measured():
     assert elbo.paid["2"] == pytest.approx(float(nats.prior.mean()), rel=0.2)
     assert elbo.mean == pytest.approx(nats.mean, rel=0.05)
     assert iwae.mean < elbo.mean
+
+
+def test_a_ladder_of_densities_rates_the_pictures_that_all_other_routes_rate():
+    """One dequantisation for every route of a seed, so that their numbers are of the same thing."""
+    made, x = ladder(GaussianDecoder()), pixels()
+    elbo, iwae = routes(made, x, None, FEW, 3, lambda n: None)
+    u = torch.rand(x.shape, generator=generator(3, 0))
+    same = dequantise(x, u)
+    for route, bound, draw in ((elbo, made.elbo, 1), (iwae, made.log_prob, 2)):
+        assert route.bound.of == "dequantised pixels"
+        theirs = bound(same, None, samples=4, generator=generator(3, draw))
+        torch.testing.assert_close(route.bound.nats, theirs.nats)

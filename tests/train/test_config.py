@@ -58,6 +58,7 @@ def test_only_what_touches_a_step_is_a_difference():
         ("- images", "setting: value"),
         ("5: 3", "there is no setting 5"),
         ("images: 3\nspeed: 9", "there is no setting 'speed'"),
+        ("images: 3\nformulation: v", "'formulation' of older versions is now called 'model'"),
     ],
 )
 def test_bad_yaml_is_named(tmp_path, text, says):

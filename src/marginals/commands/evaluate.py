@@ -162,13 +162,14 @@ def _rung_lines(rungs: dict[str, float]) -> list[str]:
     most = max(max(rungs.values()), 1e-9)
     lines = ["", "what the latents say about a picture, in nats (rung 1 is beside the picture)"]
     for rung, nats in sorted(rungs.items(), key=lambda item: -int(item[0])):
-        nothing = "  carries nothing: see --free-bits, --kl-warmup" if nats < _DEAD else ""
+        nothing = "  carries nothing: see --free-bits, --kl-warmup" if abs(nats) < _DEAD else ""
         lines.append(f"  rung {rung:<3} {nats:>9.3f}  {'█' * round(30 * nats / most)}{nothing}")
     return lines
 
 
 _DEAD = 0.05
-"""Nats per picture below which a rung says nothing that matters."""
+"""Nats per picture below which a rung says nothing that matters. Those of a bottom-up ladder may be
+negative, where p(z | above) knows more of z than the picture does: that is not nothing."""
 
 
 def _sample_lines(samples: dict[str, Any]) -> list[str]:

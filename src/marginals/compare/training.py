@@ -17,6 +17,7 @@ from marginals.errors import MarginalsError
 from marginals.io.atomic import write_json
 from marginals.train.config import TrainConfig, fitting
 from marginals.train.engine import Engine
+from marginals.train.folder import finished_already
 from marginals.train.progress import Listener
 from marginals.train.run import Run, resume, train
 from marginals.train.setup import make_feed, make_model
@@ -61,7 +62,7 @@ def train_one(
     folder = settings.folder / model
     if (folder / "config.yaml").is_file():
         run = Run(folder)
-        if run.finished:
+        if finished_already(run, run.config):  # and its model is that of the end
             return run
         print(f"{model}: continuing at {run.images_seen:,} images", file=sys.stderr)
         return resume(folder, source=source, on_event=listener)

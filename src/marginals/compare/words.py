@@ -140,7 +140,7 @@ def _paid(row: Row, key: str) -> dict[str, float]:
 
 def _dead(row: Row) -> str:
     """Rungs that carry nothing."""
-    rungs = [name for name, nats in _paid(row, "elbo").items() if nats < _DEAD]
+    rungs = [name for name, nats in _paid(row, "elbo").items() if abs(nats) < _DEAD]
     if not rungs:
         return ""
     what = "rung " + rungs[0] if len(rungs) == 1 else "rungs " + ", ".join(sorted(rungs))

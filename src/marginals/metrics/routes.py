@@ -272,17 +272,17 @@ def _diffusion_plans(
 def _ladder_plans(
     model: Ladder, pixels: Tensor, cond: Tensor | None, effort: Effort, seed: int, tick: Tick
 ) -> Plans:
-    k = effort.importance
+    k, x = effort.importance, dequantised(pixels, seed) if model.decoder.density else pixels
 
     def options(draw: int) -> dict[str, Any]:
         each = {"generator": generator(seed, draw), "tick": lambda done, total: tick(len(pixels))}
         return each | {"samples": k}
 
     def elbo() -> Route:
-        return Route("elbo", "ELBO", model.elbo(pixels, cond, **options(1)), "Luo Eqs. 15, 19, 29")
+        return Route("elbo", "ELBO", model.elbo(x, cond, **options(1)), "Luo Eqs. 15, 19, 29")
 
     def iwae() -> Route:
-        bound, title = model.log_prob(pixels, cond, **options(2)), f"importance-weighted, k = {k}"
+        bound, title = model.log_prob(x, cond, **options(2)), f"importance-weighted, k = {k}"
         return Route("iwae", title, bound, "Burda et al. 2016, Eq. 8")
 
     return {"elbo": elbo, "iwae": iwae}

@@ -44,6 +44,12 @@ _FREE_ON_RESUME = {
     "out", "threads",
 }  # fmt: skip
 
+_RENAMED = {
+    "formulation": "'model' (score_vp is now score); the version that made a run with it can "
+    "finish that run, and its model.safetensors works here",
+}
+"""What older configurations say, and how to say it now."""
+
 SAMPLE_STEPS = 20
 """Solver steps of the sample strip where nothing else is asked for."""
 
@@ -258,6 +264,8 @@ def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
 
 def _problem(error: dict[str, Any], values: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden" and name in _RENAMED:
+        return f"the setting {name!r} of older versions is now called {_RENAMED[name]}"
     if error["type"] == "extra_forbidden":
         known = [k for k in TrainConfig.model_fields if k not in values]
         close = difflib.get_close_matches(name, known, n=1)
