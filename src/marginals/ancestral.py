@@ -260,9 +260,10 @@ class Hybrid(Objective):
 
     def _step(self, est: Estimate, x0: Tensor, lam: Tensor) -> Tensor:
         """The term of Luo Eq. 58 that belongs to each picture's level, (B,) nats."""
-        table = torch.tensor(self.levels.schedule.lams, dtype=torch.float64, device=lam.device)
+        lams = self.levels.schedule.lams
+        table = torch.tensor(lams, dtype=torch.float64, device=lam.device)
         i = torch.searchsorted(-table, -lam.double().contiguous() - 1e-9).clamp(0, len(table) - 1)
-        first, second = (est.scaling(table[k].item()) for k in (0, 1))
+        first, second = est.scaling(lams[0]), est.scaling(lams[1])
         s = est.scaling(torch.where(i > 0, table[i - 1], lam.double() + 1.0))
         kl = posterior(est.x, x0, est.level, s).kl(step_back(est, s, "learned"))
         end = last_step(est, first, second, "learned").log_prob(x0)

@@ -87,8 +87,11 @@ class Model(Generative):
     @property
     def ends(self) -> Ends:
         """The two ends of the walk, with the prior matched to the data."""
-        prior = Prior() if self.data is None else Prior(self.data.mean, self.data.std)
-        return Ends(self.lam_min, self.lam_max, prior)
+        return Ends(self.lam_min, self.lam_max, self._prior)
+
+    @property
+    def _prior(self) -> Prior:
+        return Prior() if self.data is None else Prior(self.data.mean, self.data.std)
 
     def losses(
         self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None
@@ -115,8 +118,7 @@ class Model(Generative):
         if not (isinstance(time, LearnedSchedule) and time.learn_ends):
             return torch.zeros(())
         pixels = x[:_FEW] if x.dtype == torch.uint8 else None
-        prior = self.ends.prior
-        return end_losses(time, self.scaling, prior, x0[:_FEW], pixels, eps[:_FEW]).mean()
+        return end_losses(time, self.scaling, self._prior, x0[:_FEW], pixels, eps[:_FEW]).mean()
 
     def guided(self, guidance: float) -> Denoiser:
         """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""
