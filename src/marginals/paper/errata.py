@@ -55,7 +55,8 @@ def words(erratum: Erratum) -> str:
     """A block for the terminal."""
     width = columns()
     where = f"Eq. {', '.join(erratum.equations)}" if erratum.equations else "text"
-    lines = [f"{erratum.id}  {erratum.title}  ({where})"]
+    title = f"{erratum.id:<4} {erratum.title}  ({where})"
+    lines = [textwrap.fill(title, width, subsequent_indent=" " * 5)]
     for name, text in (
         ("printed", erratum.printed),
         ("really", erratum.explained()),

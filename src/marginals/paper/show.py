@@ -98,7 +98,7 @@ def verdict(result: Result, *, long: bool = False) -> str:
     if long:
         when = f"checked now in {1e3 * result.seconds:.0f} ms"
         return _wrap(f"{mark} {error}, {when}: {result.finding.compared}", 2)
-    return f"{mark} {entry.id:>4}  {error:<24} {plain(result.finding.compared)}{slow}"
+    return _wrap(f"{mark} {entry.id:>4}  {error:<24} {result.finding.compared}{slow}", 33)
 
 
 def summary(results: Sequence[Result]) -> str:

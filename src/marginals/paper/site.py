@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import marginals
+from marginals.errors import MarginalsError
 from marginals.io.atomic import write_text
 
 from . import errata, translate
@@ -21,8 +22,13 @@ LAM = 1.0
 
 def write(results: Sequence[Result], folder: Path) -> Path:
     """Write ``folder``/index.html with every equation and what its check found."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise MarginalsError(f"{folder} is a file; give a folder as --out") from None
     path = folder / "index.html"
+    if path.exists() and "<title>Understanding Diffusion" not in path.read_text(errors="replace"):
+        raise MarginalsError(f"{path} is a page of someone else; give another --out")
     write_text(path, build(results))
     return path
 

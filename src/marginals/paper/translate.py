@@ -203,7 +203,7 @@ def shown(values: tuple[float, ...]) -> str:
 
 def words(quantity: Quantity, lam: float) -> str:
     """A block for the terminal: dialect, symbol, value at λ, code."""
-    lines = [f"{quantity.name}: {quantity.what}"]
+    lines = [textwrap.fill(f"{quantity.name}: {quantity.what}", columns())]
     for spelling in quantity.spellings:
         value = shown(spelling.value(lam))
         lines.append(f"  {spelling.dialect:<14}{spelling.symbol:<28}{value:>18}   {spelling.code}")
