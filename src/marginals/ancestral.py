@@ -49,18 +49,12 @@ def _mix(estimate: Estimate, kind: Variance) -> Real:
     return estimate.mix.double()
 
 
-def _normal(mean: Tensor, var: Real) -> Normal:
-    """``var``: a number, or a tensor that broadcasts to the mean."""
-    var = torch.as_tensor(var, dtype=torch.float64, device=mean.device)
-    return Normal(mean, 0.5 * var.log())
-
-
 def step_back(estimate: Estimate, s: Level, kind: Variance = "small") -> Normal:
     """p(x_s | x_t), the model's step to the cleaner level s (Luo Eqs. 92, 94), from what a denoiser
     said about x_t. Levels of one number for the whole batch, or of one per picture, (B,)."""
     mean = mean_from_x0(estimate.x, estimate.x0, estimate.level, s)
     t, below = (Level(*(expand(v, mean.double()) for v in level)) for level in (estimate.level, s))
-    return _normal(mean, variance(t, below, _mix(estimate, kind)))
+    return Normal.of(mean, variance(t, below, _mix(estimate, kind)))
 
 
 def last_step(
@@ -75,7 +69,7 @@ def last_step(
     small = variance(before, first, 0.0) / first.alpha**2
     large = step_variance(first, Level(math.inf, 1.0, 0.0)) / first.alpha**2
     mix = _mix(estimate, kind)
-    return _normal(estimate.x0, large**mix * small ** (1.0 - mix))
+    return Normal.of(estimate.x0, large**mix * small ** (1.0 - mix))
 
 
 def _levels(denoiser: Denoiser, lams: Sequence[float]) -> list[Level]:
@@ -177,7 +171,7 @@ class NoiseRung:
         if above is None:
             raise MarginalsError("A diffusion ladder needs a root that says the shape of x.")
         mean, var = self.law.moments(self.level)
-        return _normal(torch.full_like(above.x, float(mean)), var)
+        return Normal.of(torch.full_like(above.x, float(mean)), var)
 
     def posterior(self, evidence: Tensor, above: State | None) -> Normal:
         """q(x_T | x0)."""

@@ -36,8 +36,7 @@ def _expm1(value: Real) -> Real:
 
 
 def _normal(mean: Tensor, var: Real) -> Normal:
-    log_std = 0.5 * torch.as_tensor(var, dtype=torch.float64, device=mean.device).log()
-    return Normal(mean, torch.as_tensor(expand(log_std, mean.double())))
+    return Normal.of(mean, expand(var, mean.double()))
 
 
 def chain_lams(alphas: Tensor) -> Tensor:

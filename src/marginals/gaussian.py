@@ -6,7 +6,7 @@ given x at λ_max (the decoders). Both belong to the likelihood and to sampling 
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -72,6 +72,12 @@ class Normal(NamedTuple):
     mean: Tensor
     log_std: Tensor
 
+    @classmethod
+    def of(cls, mean: Tensor, var: Real) -> Self:
+        """N(mean, var): the variance is a number, or a tensor that broadcasts to the mean."""
+        var = torch.as_tensor(var, dtype=torch.float64, device=mean.device)
+        return cls(mean, 0.5 * var.log())
+
     def sample(self, noise: Tensor) -> Tensor:
         """mean + std·noise: the reparametrisation trick (Luo Sec. "Variational Autoencoders",
         between Eqs. 22 and 23), so that gradients pass through samples."""
@@ -86,7 +92,8 @@ class Normal(NamedTuple):
     def kl(self, other: "Normal") -> Tensor:
         """KL( self ‖ other ) in nats, (B,), float64 (Luo Eq. 86).
 
-        :func:`kl_normal` from logarithms: networks that answer log_std = −60 or 60 do no harm.
+        :func:`kl_normal` from logarithms: networks that answer log_std = −60 or 60 do no harm. (And
+        that one from variances, which keeps the digits that a logarithm of a tiny one would cost.)
         """
         wider = other.log_std.double() - self.log_std
         gap = (self.mean.double() - other.mean) * (-other.log_std.double()).exp()
