@@ -121,9 +121,10 @@ class KlObjective:
     nothing, so that a rung has no reason to fall silent (Kingma et al. 2016, their λ). The mean
     over the batch is what must exceed it: a rung may then spend its nats on the pictures that need
     them, where a floor under every single picture would switch the gradient off for just the
-    pictures that spend little. In a bottom-up ladder what a rung below the top pays may be negative
-    (:func:`nats_paid`); a floor then also keeps it from being so. ``warmup``: pictures over which β rises in a straight line from 0
-    (Sønderby et al. 2016): a function of pictures seen, so that resuming is exact.
+    pictures that spend little. In a bottom-up ladder, a rung below the top may pay less than
+    nothing (:func:`nats_paid`), and the floor takes that away. ``warmup``: pictures over which β
+    rises in a straight line from 0 (Sønderby et al. 2016): a function of pictures seen, so that
+    resuming is exact.
     """
 
     beta: float = 1.0
