@@ -7,11 +7,12 @@ import torch
 
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import load_diffusion, load_model
-from marginals.io.tensors import read_tensors
+from marginals.io.tensors import read_tensors, write_tensors
 from marginals.ladder import Ladder
 from marginals.models import Model
 from marginals.train import Run, Stop, Stopped, TrainConfig, resume, train
 from marginals.train.config import LADDERS, ModelName, fitting
+from marginals.train.state import read_state_header
 
 SMALL = {
     "vae": {"latents": [4], "widths": [8], "blocks": 1, "patch": 4},
@@ -110,3 +111,15 @@ def test_processor_time_is_counted_across_a_stop(tmp_path):
     before = Run(tmp_path / "r").log()[-1]["cpu_seconds"]
     after = resume(tmp_path / "r", on_event=silent).log()[-1]["cpu_seconds"]
     assert after > before > 0
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [(1, r"state format 1.*start a new run"), (9, r"state format 9.*update it")],
+)
+def test_a_state_of_another_version_says_what_can_be_done(tmp_path, version, says):
+    path = tmp_path / "state.safetensors"
+    header = {"format": "marginals training state", "format_version": version}
+    write_tensors(path, {"model.w": torch.zeros(1)}, header)
+    with pytest.raises(MarginalsError, match=says):
+        read_state_header(path)

@@ -116,12 +116,14 @@ def read_state_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     header = read_contents(path).header
     if header.get("format") != "marginals training state":
         raise MarginalsError(f"{path} is a model for use, not a training state; nothing to resume")
-    if header.get("format_version") != STATE_VERSION:
+    version = header.get("format_version")
+    if version != STATE_VERSION:
+        older = isinstance(version, int) and version < STATE_VERSION
+        remedy = "start a new run here (its model.safetensors works)" if older else "update it"
         raise MarginalsError(
             f"{path} was made by marginals {header.get('package_version')} (state format "
-            f"{header.get('format_version')}); this is marginals {marginals.__version__}, which "
-            f"reads state format {STATE_VERSION}: continue it with the version that made it, or "
-            "update marginals"
+            f"{version}); this is marginals {marginals.__version__}, which reads state format "
+            f"{STATE_VERSION}: continue it with the version that made it, or {remedy}"
         )
     return header
 
