@@ -91,7 +91,10 @@ def test_bits_paid_at_clean_levels_explain_a_surprise():
 
 
 def test_a_model_is_also_held_against_the_best_before_it():
-    ddpm, best = vdm((3.5, 3.7, 3.6), name="ddpm"), vdm((3.2, 3.4, 3.3), {"-2": 40.0, "8": 50.0})
+    ddpm, best = (
+        vdm((3.5, 3.7, 3.6), {"8": 90.0}, "ddpm"),
+        vdm((3.2, 3.4, 3.3), {"-2": 40.0, "8": 50.0}),
+    )
     _, below, above = order([vae(), ddpm, best])
     assert below == "vdm needs 0.300 ± 0.000 bits/dim less than ddpm, as expected"
     assert above.startswith("vdm needs 0.210 ± 0.000 bits/dim more than vae, a surprise")
