@@ -26,6 +26,8 @@ class Erratum:
     printed: str
     really: str
     advice: str
+    size: str = ""
+    """How far off a false equation is, in one line, with {numbers} of ``errata_numbers``."""
 
     def numbers(self) -> dict[str, float]:
         """The numbers of this erratum, computed now."""
@@ -34,6 +36,10 @@ class Erratum:
     def explained(self) -> str:
         """``really`` with its numbers filled in."""
         return scientific(self.really.format(**self.numbers()))
+
+    def measured(self) -> str:
+        """``size`` with its numbers filled in."""
+        return scientific(self.size.format(**self.numbers())) if self.size else ""
 
 
 def find(ids: Sequence[str]) -> list[Erratum]:
@@ -49,6 +55,13 @@ def find(ids: Sequence[str]) -> list[Erratum]:
 def concerning(entry: Equation) -> list[str]:
     """The errata of an equation, "E1", "E2": those that name it, and the one that it names."""
     return [e.id for e in ERRATA if entry.id in e.equations or e.id == entry.erratum]
+
+
+def size(entry: Equation) -> str:
+    """How far off an equation that is wrong as printed is, in one line; "" for any other."""
+    if entry.status != "wrong" or not entry.erratum:
+        return ""
+    return find([entry.erratum])[0].measured()
 
 
 def words(erratum: Erratum) -> str:
@@ -80,6 +93,7 @@ ERRATA: tuple[Erratum, ...] = (
         "make the decoder multiply by {best45:.3f} where the right answer is {best44:.3f}.",
         "Use Eq. 44 or, better, Eq. 58. (Eq. 45 is still below log p(x); it is a bound with the "
         "wrong optimum.) With a single step, T = 1, the term does not exist and all agree.",
+        "in a two-step chain the third term is {eq45:.4f} nats, not {eq44:.4f}: {gap:.4f} off",
     ),
     Erratum(
         "E2",
@@ -113,6 +127,7 @@ ERRATA: tuple[Erratum, ...] = (
         "sharply than it does: on a model with one number its true bound drops from {right:.3f} "
         "to {wrong:.3f} nats, a loss of {loss:.3f}.",
         "Divide by L. With L = 1, the usual choice, nothing changes.",
+        "training with {samples} samples costs {loss:.3f} nats of the bound",
     ),
     Erratum(
         "E5",

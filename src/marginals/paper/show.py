@@ -8,8 +8,9 @@ from typing import Any
 from marginals.errors import MarginalsError
 
 from .catalogue import LUO, locate, module_of, neighbours, related
+from .continued import continued
 from .equation import Equation, Result, run
-from .errata import concerning
+from .errata import concerning, size
 from .letters import columns, plain
 from .mutate import Report
 from .terminal import flat, render
@@ -21,10 +22,14 @@ MEANING = {
     "expectation": "true on average only, not for every single draw",
     "condition": "true only under the condition in the note",
     "limit": "true in the limit; the check measures how fast",
-    "wrong": "not true as printed; the check shows by how much",
+    "wrong": "not true as printed; the check confirms it and measures the gap",
     "explained": "nothing to compute; the note says why",
 }
 """What each status means, for a reader."""
+
+
+CONFIRMED = "confirmed: not true as printed; the formula of the gap holds to"
+"""What a passed check says of an equation that is wrong."""
 
 
 def listing(entries: Sequence[Equation], section: str | None = None) -> str:
@@ -57,13 +62,23 @@ def title(entry: Equation) -> str:
 def page(entry: Equation, entries: Sequence[Equation], *, code: bool = True) -> str:
     """Everything about one equation, with its check run now."""
     maths = textwrap.indent(render(entry.latex, columns() - 4), "    ")
-    blocks = [title(entry), maths, _wrap(entry.says), _facts(entry)]
+    blocks = [title(entry), maths, _begun(entry, entries), _wrap(entry.says), _facts(entry)]
     blocks.append(verdict(run(entry), long=True))
     if code:
         for place in map(locate, entry.homes):
             blocks.append(f"{place.name}   {place.here}\n{textwrap.indent(place.source, '  ')}")
     blocks.append(_near(entry, entries))
     return "\n\n".join(block for block in blocks if block)
+
+
+def _begun(entry: Equation, entries: Sequence[Equation]) -> str:
+    """What a line that begins with a relation continues."""
+    line = continued(entry, entries)
+    if line is None:
+        return ""
+    start = f"continues Equation {line.head.id}: "
+    since = f"  (≥ since {line.since.id})".replace("≥", line.sign) if line.since else ""
+    return start + line.words(columns() - len(start) - len(since)) + since
 
 
 def _facts(entry: Equation) -> str:
@@ -94,10 +109,14 @@ def verdict(result: Result, *, long: bool = False) -> str:
     error = f"error {result.finding.error:.1e} ≤ {entry.tolerance:.0e}"
     if not result.ok:
         error = error.replace("≤", ">")
+    false = result.ok and entry.status == "wrong"
+    if false:
+        error = error.replace("error", "gap holds to" if not long else CONFIRMED)
     slow = f"  ({result.seconds:.1f} s)" if result.seconds > 1 else ""
     if long:
         when = f"checked now in {1e3 * result.seconds:.0f} ms"
-        return _wrap(f"{mark} {error}, {when}: {result.finding.compared}", 2)
+        line = _wrap(f"{mark} {error}, {when}: {result.finding.compared}", 2)
+        return "\n".join([line, *([_wrap(f"  by how much: {size(entry)}", 2)] if false else [])])
     return _wrap(f"{mark} {entry.id:>4}  {error:<24} {result.finding.compared}{slow}", 33)
 
 

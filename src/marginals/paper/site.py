@@ -11,6 +11,7 @@ from marginals.io.atomic import write_text
 
 from . import errata, translate
 from .catalogue import LUO, locate, neighbours, related
+from .continued import continued
 from .equation import Equation, Result
 from .letters import marked
 from .mathml import mathml
@@ -154,6 +155,7 @@ def _card(result: Result, entries: Sequence[Equation]) -> str:
             f'<span class="tag {entry.status}" title="{_text(MEANING[entry.status])}">'
             f'{entry.status}</span><span class="right">{_verdict(result)}</span></div>',
             f'<div class="maths">{mathml(entry.latex)}</div>',
+            _begun(entry, entries),
             f'<p class="says">{marked(entry.says)}</p>',
             _note(entry),
             _code(result),
@@ -164,6 +166,15 @@ def _card(result: Result, entries: Sequence[Equation]) -> str:
     )
 
 
+def _begun(entry: Equation, entries: Sequence[Equation]) -> str:
+    line = continued(entry, entries)
+    if line is None:
+        return ""
+    since = f", {line.sign} since {_link(line.since)}" if line.since else ""
+    words = f"continues {_link(line.head)}: {_text(line.words(60))}{since}"
+    return f'<p class="soft">{words}</p>'
+
+
 def _verdict(result: Result) -> str:
     if result.equation.check is None:
         return '<span class="soft">nothing to compute</span>'
@@ -171,13 +182,16 @@ def _verdict(result: Result) -> str:
         return '<span class="no">✗ check failed</span>'
     assert result.finding is not None
     if result.equation.status == "wrong":
-        return '<span class="yes">✓ shown to be wrong</span>'
+        shown = f"✓ confirmed: not true as printed; gap to {result.finding.error:.0e}"
+        return f'<span class="yes" title="{_text(errata.size(result.equation))}">{shown}</span>'
     return f'<span class="yes">✓ error {result.finding.error:.0e}</span>'
 
 
 def _note(entry: Equation) -> str:
     links = ", ".join(f'<a href="#{e}">{e}</a>' for e in errata.concerning(entry))
     about = f" Errata: {links}" if links else ""
+    if size := errata.size(entry):
+        about = f" By how much: {marked(size)}.{about}"
     return f'<p class="note">{marked(entry.note)}{about}</p>' if entry.note or about else ""
 
 
