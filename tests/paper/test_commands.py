@@ -30,6 +30,41 @@ def test_list_is_one_line_each(capsys):
     assert max(map(len, out.splitlines())) <= 84
 
 
+def test_list_uses_the_whole_terminal(capsys, monkeypatch):
+    widths = []
+    for columns in ("60", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["paper", "list"]) == 0
+        widths.append(max(map(len, said(capsys).splitlines())))
+    assert widths[0] <= 64 and 100 < widths[1] <= 124
+
+
+def test_one_extension_is_not_many(capsys):
+    assert main(["paper", "check", "58", "X1"]) == 0
+    assert "and 1 extension in" in said(capsys)
+    assert main(["paper", "check", "X1", "X2"]) == 0
+    assert "and 2 extensions in" in said(capsys)
+
+
+def test_numbers_may_have_commas_between_them(capsys):
+    assert main(["paper", "show", "58,45,", "X1", "--no-code"]) == 0
+    out = said(capsys)
+    assert out.index("Equation 58,") < out.index("Equation 45,") < out.index("Extension X1")
+    assert main(["paper", "show", ","]) == 2
+    assert "no equation ','" in capsys.readouterr().err
+
+
+def test_site_overwrites_nothing_of_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("marginals.commands.paper._run_all", lambda entries: [])
+    page = tmp_path / "index.html"
+    page.write_text("<title>My holidays</title>")
+    assert main(["paper", "site", "--out", str(tmp_path)]) == 2
+    assert "page of someone else" in capsys.readouterr().err
+    assert page.read_text() == "<title>My holidays</title>"
+    assert main(["paper", "site", "--out", str(page)]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+
+
 def test_show_has_maths_words_code_check_and_neighbours(capsys):
     assert main(["paper", "show", "58"]) == 0
     out = said(capsys)
@@ -95,7 +130,7 @@ def test_errata_and_translate(capsys):
 
 def test_mutate_reports_what_survives(capsys):
     assert main(["paper", "mutate", "85", "--count", "6"]) == 0
-    assert "6 errors planted in" in said(capsys)
+    assert "6 errors planted in" in said(capsys).splitlines()[-1]
     assert main(["paper", "mutate", "85", "--count", "6", "--json"]) == 0
     about = json.loads(said(capsys))
     assert about["planted"] == 6 and about["caught"] + len(about["survivors"]) == 6

@@ -50,10 +50,15 @@ def module_of(entry: Equation) -> str:
 
 
 def find(entries: Iterable[Equation], ids: Sequence[str]) -> list[Equation]:
-    """The entries with these ids ("58", "x3", "46-57"), in the order asked."""
+    """The entries with these ids ("58", "x3", "46-57", "58,45"), in the order asked."""
     by_id = {entry.id: entry for entry in entries}
-    found = [by_id[one] for asked in ids for one in _expand(asked, by_id)]
+    found = [by_id[one] for asked in _split(ids) for one in _expand(asked, by_id)]
     return list(dict.fromkeys(found))
+
+
+def _split(ids: Sequence[str]) -> list[str]:
+    """ "58,45" → ["58", "45"]; a comma at the end is none, a comma alone stays for the message."""
+    return [one for asked in ids for one in asked.split(",") if one.strip()] or list(ids)
 
 
 def _expand(asked: str, known: Iterable[str]) -> list[str]:

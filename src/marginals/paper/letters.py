@@ -24,9 +24,9 @@ def letter(char: str) -> str:
     return unicodedata.normalize("NFKC", char) if ord(char) > 0xFFFF else WRITTEN.get(char, char)
 
 
-def columns() -> int:
-    """How wide texts are: 80 characters, or fewer where the terminal is narrower."""
-    return max(40, min(80, shutil.get_terminal_size((80, 24)).columns))
+def columns(most: int = 80) -> int:
+    """How wide texts are: ``most`` characters, or fewer where the terminal is narrower."""
+    return max(40, min(most, shutil.get_terminal_size((80, 24)).columns))
 
 
 def small(text: str, table: dict[str, str]) -> str | None:

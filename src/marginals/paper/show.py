@@ -38,18 +38,22 @@ def listing(entries: Sequence[Equation], section: str | None = None) -> str:
     if not wanted:
         parts = ", ".join(dict.fromkeys(e.part for e in entries))
         raise MarginalsError(f"there is no section {section!r}; there are {parts}")
-    lines, part = [], ""
+    lines, part, wide = [], "", columns(most=400)  # one line each: the whole terminal
     for entry in wanted:
         if entry.part != part:
             part = entry.part
             lines += ["", part]
         mark = {"wrong": "✗", "explained": "·"}.get(entry.status, " ")
-        says = textwrap.shorten(plain(entry.says), columns() - 10, placeholder=" …")
+        says = textwrap.shorten(plain(entry.says), wide - 10, placeholder=" …")
         lines.append(f"{entry.id:>6} {mark} {says}")
     luo = sum(not entry.id.startswith("X") for entry in wanted)
-    lines += ["", f"{luo} of Luo's {LUO} equations, {len(wanted) - luo} extensions"]
+    lines += ["", f"{luo} of Luo's {LUO} equations, {_extensions(len(wanted) - luo)}"]
     lines.append("✗ wrong as printed   marginals paper show N for one of them")
     return "\n".join(lines).lstrip("\n")
+
+
+def _extensions(count: int) -> str:
+    return f"{count} extension" if count == 1 else f"{count} extensions"
 
 
 def title(entry: Equation) -> str:
@@ -125,7 +129,7 @@ def summary(results: Sequence[Result]) -> str:
     numbers = _counts(results)
     lines = [
         f"{numbers['luo']} of Luo's {LUO} equations ({numbers['luo_checked']} checked numerically) "
-        f"and {numbers['extensions']} extensions in {numbers['seconds']:.1f} s"
+        f"and {_extensions(numbers['extensions'])} in {numbers['seconds']:.1f} s"
     ]
     if numbers["failed"]:
         lines.append(f"FAILED: {', '.join(numbers['failed'])}")
@@ -173,14 +177,9 @@ def _result(result: Result) -> dict[str, Any]:
 
 
 def mutation_report(report: Report) -> str:
-    """The share caught, by kind of error, and what survived, with its line."""
+    """What was caught, by kind of error, what survived, with its line, and last the share."""
     caught = report.planted - len(report.survivors)
-    lines = [
-        f"{report.planted} errors planted in {report.functions} functions, {caught} caught "
-        f"({math.floor(1000 * report.share) / 10:g} %) in {report.seconds:.0f} s",
-        "",
-    ]
-    lines += [f"  {kind:<24} {c:>4} of {n:<4}" for kind, (c, n) in report.by_kind().items()]
+    lines = [f"  {kind:<24} {c:>4} of {n:<4}" for kind, (c, n) in report.by_kind().items()]
     if report.survivors:
         lines += ["", "not caught:"]
     for outcome in report.survivors:
@@ -191,11 +190,16 @@ def mutation_report(report: Report) -> str:
     if report.refused:
         lines += ["", f"not counted, because Python refuses to run them: {report.refused}"]
     if report.excluded:
-        lines += ["", "not planted, because they change nothing:"]
-        lines += [f"  {m.name}: {m.before} → {m.after}: {why}" for m, why in report.excluded]
+        count = len(report.excluded)
+        lines += ["", f"not planted, because they change nothing (--json says why): {count}"]
     if report.failing:
         failing = ", ".join(result.equation.id for result in report.failing)
         lines += ["", f"left out, because their checks fail without any planted error: {failing}"]
+    lines += [
+        "",
+        f"{report.planted} errors planted in {report.functions} functions, {caught} caught "
+        f"({math.floor(1000 * report.share) / 10:g} %) in {report.seconds:.0f} s",
+    ]
     return "\n".join(lines)
 
 
