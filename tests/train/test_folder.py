@@ -115,6 +115,19 @@ def test_a_file_is_no_folder(tmp_path, below):
     assert "\n" not in str(caught.value) and (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(MarginalsError, match=r"other things than a run \(mine.txt\); choose a new"):
+        train(settings(tmp_path), on_event=never)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / ".hidden").write_text("a desktop's")
+    assert train(settings(tmp_path / "r"), on_event=silent).finished
+
+
 def test_a_continued_run_stays_in_its_folder(tmp_path, run, monkeypatch):
     before = run.state_path.read_bytes()
     with pytest.raises(MarginalsError, match="stays in its folder"):

@@ -64,6 +64,16 @@ def require_free(folder: Path) -> None:
             f"{folder} already holds a run; continue it with `marginals train --resume "
             f"{folder}`, or choose another out folder"
         )
+    if os.path.isdir(folder) and (other := _visible(folder)):
+        raise MarginalsError(
+            f"{folder} holds other things than a run ({other[0]}); choose a new or an empty folder "
+            "with out"
+        )
+
+
+def _visible(folder: Path) -> list[str]:
+    """What is in the folder, without what is hidden (a run's lock, a desktop's notes)."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
 
 
 def may_continue(run: Run, asked: TrainConfig) -> TrainConfig:
