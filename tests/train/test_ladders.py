@@ -15,6 +15,7 @@ from marginals.ladder import KlObjective, Ladder
 from marginals.train import Diverged, Run, Stop, Stopped, TrainConfig, resume, train
 from marginals.train.levels import LevelMeter
 from marginals.train.progress import Event, ProgressBar
+from marginals.train.rungs import silent as silent_rungs
 
 SETTINGS = {
     "data": "digits", "conditional": False, "images": 640, "batch": 32, "save_every": 160,
@@ -137,3 +138,25 @@ def test_the_bar_tells_the_rungs(capsys):
     bar(Event("snapshot", 32, 64))
     bar(Event("end", 64, 64))
     assert "KL by rung, in nats: 1 12.25  2 0.00" in capsys.readouterr().err
+
+
+class Mute(Line):
+    """A rung whose posterior is its prior."""
+
+    def posterior(self, evidence, above):
+        return Normal(torch.zeros(len(evidence), 4), torch.zeros(len(evidence), 4))
+
+
+def test_what_a_rung_is_is_said_and_one_that_carries_nothing_is_named(tmp_path, capsys):
+    model = ladder(2)
+    model.rungs[0] = Mute(64, 0)
+    train(settings(tmp_path / "r", images=64), model=model)
+    said = capsys.readouterr().err
+    assert "each rung is one group of them" in said and "in nats (1 nat = 1.44 bits)" in said
+    assert "warning: rung 2 carries less than 0.05 nats" in said
+    assert "--free-bits" in said and "--kl-warmup" in said
+
+
+def test_rungs_that_carry_something_get_no_warning():
+    assert silent_rungs({"1": 3.0, "2": -0.4}) == silent_rungs({}) == ""
+    assert "rungs 1, 3 carry less" in silent_rungs({"1": 0.01, "2": 3.0, "3": -0.01})

@@ -17,7 +17,7 @@ from marginals.train.engine import Engine
 from marginals.train.feed import Feed
 from marginals.train.levels import LevelMeter
 from marginals.train.progress import Event, EventKind, Listener
-from marginals.train.rungs import rungs
+from marginals.train.rungs import explain, rungs, silent
 from marginals.train.snapshots import Snapshots, probe_loss
 from marginals.train.state import TrainState
 from marginals.train.stop import Diverged, Stop, Stopped
@@ -80,6 +80,8 @@ class Trainer:
         done = ""
         try:
             self._run(stop)
+            if sentence := silent(self._last_log.get("rungs", {})):
+                self.warn(sentence)
             done = (
                 f"done after {self.state.images_seen} images; next: "
                 f"marginals sample {self.folder}  or  marginals eval {self.folder}"
@@ -89,7 +91,7 @@ class Trainer:
 
     def _run(self, stop: Stop) -> None:
         state = self.state
-        self.emit("start")
+        self.emit("start", explain(self.state.model))
         if state.images_seen == 0:
             self.snapshot()
             self.checkpoint()

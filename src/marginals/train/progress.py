@@ -41,7 +41,7 @@ class ProgressBar:
         self._parts = ""
 
     def __call__(self, event: Event) -> None:
-        if event.kind in ("plan", "warning") and event.text:
+        if event.kind in ("plan", "start", "warning") and event.text:
             tqdm.write(event.text, file=sys.stderr)
         if event.kind == "start":
             self._bar = tqdm(

@@ -12,7 +12,9 @@ from marginals.generative import Generative
 from marginals.models import Model
 from marginals.train.feed import Feed
 
-__all__ = ["rung_words", "rungs"]
+__all__ = ["explain", "rung_words", "rungs", "silent"]
+
+_SILENT = 0.05  # nats per picture below which a rung says nothing that matters
 
 
 @torch.no_grad()
@@ -39,3 +41,28 @@ def rungs(model: Generative, feed: Feed) -> dict[str, Any]:
 def rung_words(by_rung: dict[str, float]) -> str:
     """The KLs in a line; rung 1 is beside the data."""
     return "KL by rung, in nats: " + "  ".join(f"{k} {v:.2f}" for k, v in by_rung.items())
+
+
+def explain(model: Generative) -> str:
+    """What the words of `rung_words` mean, in a sentence; "" for a diffusion model."""
+    if isinstance(model, Model):
+        return ""
+    return (
+        "this model is a ladder of latents: each rung is one group of them, rung 1 beside the "
+        "picture, and its KL says how much it tells about a picture, in nats (1 nat = 1.44 bits)"
+    )
+
+
+def silent(by_rung: dict[str, float]) -> str:
+    """A sentence about the rungs that carry nothing and the remedies; "" where there are none.
+
+    In a bottom-up ladder a rung may be negative, which is not nothing.
+    """
+    quiet = [name for name, nats in by_rung.items() if abs(nats) < _SILENT]
+    if not quiet:
+        return ""
+    what = f"rung {quiet[0]} carries" if len(quiet) == 1 else f"rungs {', '.join(quiet)} carry"
+    return (
+        f"{what} less than {_SILENT} nats, which is next to nothing; train again with --free-bits "
+        "(nats that a rung may carry for nothing), a longer --kl-warmup, or for longer"
+    )
