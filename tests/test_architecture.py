@@ -23,7 +23,16 @@ MAY_IMPORT = {
     "demo": {"errors", "core", "nn", "io", "data", "metrics", "train"},
     "paper": {"errors", "core", "nn", "io"},
     "commands": {
-        "errors", "core", "nn", "io", "data", "metrics", "train", "compare", "demo", "paper",
+        "errors",
+        "core",
+        "nn",
+        "io",
+        "data",
+        "metrics",
+        "train",
+        "compare",
+        "demo",
+        "paper",
     },
     "cli": {"errors", "commands"},
 }

@@ -498,6 +498,10 @@ def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple[list, str]]:
         "config with a typo": (["train", "--config", tmp / "bad.yaml", *here], "learning_rate"),
         "two beginnings": (["train", "--resume", run, "--preset", "1h"], "one of"),
         "nothing to resume": (["train", "--resume", empty], "config.yaml"),
+        "no folder to resume": (
+            ["train", "--resume", tmp / "nowhere"],
+            f"there is no run folder {tmp / 'nowhere'}; give --resume",
+        ),
         "two budgets": (["train", "--images", 9, "--minutes", 9, *here], "exactly one"),
         "unknown network": (
             ["train", "--network", "huge", "--images", 9, "--data", "digits", *here],

@@ -156,11 +156,13 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
 
         mean( losses² · p_old(λ)/p(λ) ), where ``losses`` (B,) were measured at ``lam`` (B,) drawn
         from p_old, this very schedule, taken as fixed. Only p carries a gradient, into the
-        interior. The logarithm makes the size of that gradient independent of the loss's.
+        interior. The logarithm makes the size of that gradient independent of the loss's. Losses
+        that are no numbers are left out: they speak for themselves, at their own level.
         """
         density = self._interior_density(lam.detach())
         ratio = density.detach() / density
-        return (losses.detach().double().square() * ratio).mean().log()
+        sound = losses.detach().double().nan_to_num(0.0, 0.0, 0.0)
+        return (sound.square() * ratio).mean().clamp(min=1e-300).log()
 
     def _interior_density(self, lam: Tensor) -> Tensor:
         return self.knots * self.widths()[self._bin(self._place_of(lam.double()))]

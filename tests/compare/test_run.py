@@ -123,6 +123,23 @@ def test_other_budgets_and_other_folders_are_refused(folder, tmp_path):
         comparing.compare(settings(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("processor", "processor time, summed"), ("wall", "time on the clock")]
+)
+def test_it_says_what_its_minutes_are(tmp_path, capsys, monkeypatch, kind, words):
+    def stop(*args):
+        raise MarginalsError("far enough")
+
+    monkeypatch.setattr(comparing, "clock", lambda: kind)
+    monkeypatch.setattr(comparing, "train_one", stop)
+    with pytest.raises(MarginalsError, match="far enough"):
+        comparing.compare(settings(tmp_path / "c", minutes=0.3))
+    assert f"vae: training for 0.3 minutes of {words}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "in minutes of processor time" in " ".join(capsys.readouterr().out.split())
+
+
 def test_twice_the_time_is_twice_the_images(tmp_path, monkeypatch):
     """The trial is the same, so the number of images is in proportion."""
     trial = training.run_trial

@@ -27,7 +27,8 @@ class Compare(Command):
     data: Annotated[str, arg(metavar="NAME|PATH")] = "fashion"
     """Pictures to learn: a built-in name, a folder or an .npz file."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
-    """Training time per model."""
+    """Training time per model, in minutes of processor time, summed over threads; the clock on the
+    wall may show less or, on a busy machine, more. With a GPU, minutes on the clock."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the runs and the results; by default runs/compare-DATA."""
     pictures: Annotated[int, Field(ge=2)] = 256

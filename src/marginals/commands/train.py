@@ -47,7 +47,7 @@ class Train(TrainConfig):
         if sum(x is not None for x in (resume, config, preset)) > 1:
             raise MarginalsError("give one of --resume, --config and --preset, not several")
         if resume is not None:
-            values = _read(Path(resume) / "config.yaml")
+            values = _read(_run_folder(Path(resume)) / "config.yaml")
         elif config is not None:
             values = _read(Path(config))
         else:
@@ -68,6 +68,20 @@ class Train(TrainConfig):
 
         train(self.settings(), resume=self.resume)
         return 0
+
+
+def _run_folder(path: Path) -> Path:
+    """The folder of a run to continue, if it is one."""
+    if not path.is_dir():
+        raise MarginalsError(
+            f"there is no run folder {path}; give --resume the folder that `marginals train` named "
+            "when the run began, or begin a run by leaving --resume away"
+        )
+    if not (path / "config.yaml").is_file():
+        raise MarginalsError(
+            f"{path} is not a run: it holds no config.yaml; give --resume the folder of a run"
+        )
+    return path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,7 +35,10 @@ def compare(settings: Comparison, on_event: Listener | None = None) -> dict[str,
     claim_folder(settings)
     runs = {}
     for model in settings.models:
-        print(f"{model}: training", file=sys.stderr)
+        print(
+            f"{model}: training for {settings.minutes:g} minutes of {_time()}",
+            file=sys.stderr,
+        )
         runs[model] = train_one(model, settings, train, on_event)
     rows = []
     for model, run in runs.items():
@@ -44,6 +47,13 @@ def compare(settings: Comparison, on_event: Listener | None = None) -> dict[str,
     report = _report(settings, rows)
     write_report(report, settings.folder / "results")
     return report
+
+
+def _time() -> str:
+    """What the minutes of the budget are."""
+    if clock() == "wall":
+        return "time on the clock"
+    return "processor time, summed over threads, which is not the time on the clock"
 
 
 def _report(settings: Comparison, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -228,8 +228,8 @@ def _describe(model: Generative, config: TrainConfig, trial: Trial) -> tuple[str
     text = (
         f"{config.model} on {config.data}: {parameters / 1e6:.2f} M parameters, "
         f"{config.images:,} images in batches of {config.batch}, about "
-        f"{_duration(values['seconds'])}, {trial.memory / 1e9:.1f} GB of memory; run folder "
-        f"{config.out}"
+        f"{_duration(values['seconds'])} on the clock, {trial.memory / 1e9:.1f} GB of memory; "
+        f"run folder {config.out}"
     )
     return text, values
 
