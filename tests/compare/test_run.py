@@ -14,6 +14,8 @@ from marginals.errors import MarginalsError
 from marginals.io.checkpoint import read_header, rewrite_header
 from marginals.train import Run
 
+pytestmark = pytest.mark.xdist_group("compare")  # one worker trains what the tests share
+
 SMALL = {"batch": 16, "lr": 1e-3, "minutes": 2}
 OPTIONS = {
     "vae": {"latents": [4], "widths": [8], "blocks": 1, "patch": 4},
