@@ -149,7 +149,7 @@ class Mute(Line):
 
 def test_what_a_rung_is_is_said_and_one_that_carries_nothing_is_named(tmp_path, capsys):
     model = ladder(2)
-    model.rungs[0] = Mute(64, 0)
+    model.rungs[0] = Mute(64, 0)  # pyright: ignore[reportIndexIssue]
     train(settings(tmp_path / "r", images=64), model=model)
     said = capsys.readouterr().err
     assert "each rung is one group of them" in said and "in nats (1 nat = 1.44 bits)" in said
