@@ -61,18 +61,22 @@ def main() -> None:
         )  # fmt: skip
         reports.append(compare(settings))
         print(text(reports[-1]))
-        write(reports, args.out)  # what is known so far, after every data set
+        write(reports, args)  # what is known so far, after every data set
 
 
-def write(reports: list[dict], out: Path) -> None:
+def write(reports: list[dict], args: argparse.Namespace) -> None:
     """The three files of the record."""
+    out = args.out
     out.parent.mkdir(parents=True, exist_ok=True)
     machine = f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores"
     about = {"marginals": marginals.__version__, "machine": machine, "published": PUBLISHED}
     write_json(out.with_suffix(".json"), about | {"results": [slim(report) for report in reports]})
     write_bytes(out.with_suffix(".png"), stacked([plot(report) for report in reports]))
     pages = [f"## {report['data']}\n\n{markdown(report)}" for report in reports]
-    head = f"# Likelihood at an equal budget\n\nWritten by `bench/likelihood.py` ({machine})."
+    chosen = ("minutes", "data", "models", "pictures", "samples", "seed", "threads")
+    flags = " ".join(f"--{name} {getattr(args, name)}" for name in chosen if getattr(args, name))
+    command = f"python bench/likelihood.py {flags}"
+    head = f"# Likelihood at an equal budget\n\nWritten by `{command}` ({machine})."
     image = f"![bits/dim, Fréchet distance, time per sample]({out.name}.png)"
     write_text(out.with_suffix(".md"), "\n\n".join([head, image, *pages]))
 

@@ -157,19 +157,16 @@ def _text(report: dict[str, Any]) -> str:
 
 def _rung_lines(rungs: dict[str, float]) -> list[str]:
     """What every rung of a ladder carries, as bars."""
+    from marginals.train.rungs import SILENT
+
     if not rungs:
         return []
     most = max(max(rungs.values()), 1e-9)
     lines = ["", "what the latents say about a picture, in nats (rung 1 is beside the picture)"]
     for rung, nats in sorted(rungs.items(), key=lambda item: -int(item[0])):
-        nothing = "  carries nothing: see --free-bits, --kl-warmup" if abs(nats) < _DEAD else ""
+        nothing = "  carries nothing: see --free-bits, --kl-warmup" if abs(nats) < SILENT else ""
         lines.append(f"  rung {rung:<3} {nats:>9.3f}  {'█' * round(30 * nats / most)}{nothing}")
     return lines
-
-
-_DEAD = 0.05
-"""Nats per picture below which a rung says nothing that matters. Those of a bottom-up ladder may be
-negative, where p(z | above) knows more of z than the picture does: that is not nothing."""
 
 
 def _sample_lines(samples: dict[str, Any]) -> list[str]:

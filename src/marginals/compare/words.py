@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from marginals.train.rungs import SILENT
+
 __all__ = ["best_route", "gap", "order", "spent", "weakness"]
 
 EXPECTED = ("vae", "hvae", "ddpm", "vdm")
@@ -11,7 +13,6 @@ EXPECTED = ("vae", "hvae", "ddpm", "vdm")
 
 Row = Mapping[str, Any]
 
-_DEAD = 0.05  # nats per picture below which a rung says nothing that matters
 _LOOSE = 0.02  # bits/dim between the ELBO and the importance-weighted bound worth a word
 _CLEAN = 5.0  # above this λ lie the last bits of the pixels
 _TRAINED_ON_THE_BOUND = ("vdm",)  # all other diffusion models weigh the cleanest levels less
@@ -145,7 +146,7 @@ def _paid(row: Row, key: str) -> dict[str, float]:
 
 def _dead(row: Row) -> str:
     """Rungs that carry nothing."""
-    rungs = [name for name, nats in _paid(row, "elbo").items() if abs(nats) < _DEAD]
+    rungs = [name for name, nats in _paid(row, "elbo").items() if abs(nats) < SILENT]
     if not rungs:
         return ""
     what = "rung " + rungs[0] if len(rungs) == 1 else "rungs " + ", ".join(sorted(rungs))

@@ -12,9 +12,11 @@ from marginals.generative import Generative
 from marginals.models import Model
 from marginals.train.feed import Feed
 
-__all__ = ["explain", "rung_words", "rungs", "silent"]
+__all__ = ["SILENT", "explain", "rung_words", "rungs", "silent"]
 
-_SILENT = 0.05  # nats per picture below which a rung says nothing that matters
+SILENT = 0.05
+"""Nats per picture below which a rung says nothing that matters. Those of a bottom-up ladder may be
+negative, where p(z | above) knows more of z than the picture does: that is not nothing."""
 
 
 @torch.no_grad()
@@ -58,11 +60,11 @@ def silent(by_rung: dict[str, float]) -> str:
 
     In a bottom-up ladder a rung may be negative, which is not nothing.
     """
-    quiet = [name for name, nats in by_rung.items() if abs(nats) < _SILENT]
+    quiet = [name for name, nats in by_rung.items() if abs(nats) < SILENT]
     if not quiet:
         return ""
     what = f"rung {quiet[0]} carries" if len(quiet) == 1 else f"rungs {', '.join(quiet)} carry"
     return (
-        f"{what} less than {_SILENT} nats, which is next to nothing; train again with --free-bits "
+        f"{what} less than {SILENT} nats, which is next to nothing; train again with --free-bits "
         "(nats that a rung may carry for nothing), a longer --kl-warmup, or for longer"
     )
