@@ -11,7 +11,7 @@ from .denoiser import Denoiser, Estimate
 from .errors import MarginalsError
 from .noise import item_noise
 from .scaling import Level
-from .solvers.table import Row, Solver, Table
+from .solvers.table import Row, Solver, Table, in_scaling
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def sample(
     finite.
     """
     levels = [denoiser.scaling(float(lam)) for lam in lams]
-    rows = solver.table(levels)
+    table = solver.table(levels)
+    rows = in_scaling(levels[0], table, denoiser.scaling)
     seeds = range(len(x)) if seeds is None else seeds
     if len(seeds) != len(x):
         raise MarginalsError(f"{len(x)} pictures need {len(x)} seeds, not {len(seeds)}.")
@@ -109,13 +110,31 @@ def _walk(
         if row.noise:
             draws += 1  # draw 0 is the starting noise
             noise = item_noise(seeds, x.shape[1:], draws, device=x.device, dtype=x.dtype)
-            new.add_(noise, alpha=row.noise)
+            if row.snr:
+                new = _langevin_move(row, states[i], new, noise)
+            else:
+                new.add_(noise, alpha=row.noise)
         for j in [j for j in states if until[j] <= i]:
             del states[j]
         for j in [j for j in clean if last_d[j] <= i]:
             del clean[j]
         states[i + 1] = new
     return new
+
+
+def _langevin_move(row: Row, x: Tensor, end: Tensor, z: Tensor) -> Tensor:
+    """x + θ·(end − x) + √(2θ)·noise·z, θ = 2·(snr·noise·‖z‖/‖end − x‖)² ≤ 1 for every picture."""
+    way = end.sub_(x)
+    ratio = row.snr * row.noise * _norms(z) / _norms(way)
+    theta = (2.0 * ratio**2).clamp(max=1.0)
+    return x + theta * way + (2.0 * theta).sqrt() * (row.noise * z)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """‖x‖ of every picture, shaped to multiply the batch; float32 at least."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=wide)
+    return norms.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _combine(row: Row, states: dict[int, Tensor], clean: dict[int, Tensor]) -> Tensor:

@@ -42,7 +42,9 @@ def test_the_cost_told_is_the_cost_paid(name):
     for progress, (lam, _, x) in zip(seen, watched.calls, strict=True):
         assert progress.estimate.lam == lam and torch.equal(progress.estimate.x, x)
     lams = [lam for lam, _, _ in watched.calls]
-    assert lams == sorted(lams) and set(lams) == set(LAMS[:-1])
+    if not (name.startswith(("dpm_", "dpmpp_", "rk")) and name.endswith(("s", "2", "3", "4"))):
+        # singlestep solvers visit levels between, and EDM's churn goes up before it goes down
+        assert name == "edm" or (lams == sorted(lams) and set(lams) == set(LAMS[:-1]))
     assert result.lams == tuple(LAMS) and result.solver == name
 
 

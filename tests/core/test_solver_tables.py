@@ -172,21 +172,49 @@ def row_is(row, x, d):
     return row.x == pytest.approx(x, rel=1e-13) and row.d == pytest.approx(d, rel=1e-13)
 
 
-EVALUATIONS = {"ddpm": 6, "ddim": 6, "euler": 6, "heun": 11, "dpmpp_2m": 6, "euler_maruyama": 6}
+# evaluations of a finite step, and declared order
+DECLARED = {
+    "ddim": (1, 1),
+    "euler": (1, 1),
+    "heun": (2, 2),
+    "dpm_2": (2, 2),
+    "dpm_3": (3, 3),
+    "dpmpp_2s": (2, 2),
+    "dpmpp_3s": (3, 3),
+    "rk4": (4, 4),
+    "dpm_2m": (1, 2),
+    "dpm_3m": (1, 3),
+    "dpmpp_2m": (1, 2),
+    "dpmpp_3m": (1, 3),
+    "lms": (1, 4),
+    "deis": (1, 3),
+    "adams": (1, 3),
+    "unipc": (1, 4),
+    "ddpm": (1, 1),
+    "euler_ancestral": (1, 1),
+    "euler_maruyama": (1, 1),
+    "sde": (1, 1),
+    "sde_dpmpp_2m": (1, 1),
+    "sde_dpmpp_3m": (1, 1),
+    "sa": (1, 2),
+    "edm": (2, 2),
+    "predictor_corrector": (2, None),
+    "langevin": (3, None),
+    "langevin_adaptive": (3, None),
+}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_evaluations_and_declarations(name):
     solver = SOLVERS[name]
     at = levels(VP, [*LAMS, math.inf])
-    wanted = EVALUATIONS.get(name, 3 * 6 + 1)  # Langevin: 3 corrections a level and the last step
-    assert solver.evaluations(at) == wanted
-    assert solver.name == name and solver.about
+    each, order = DECLARED[name]
+    last = {"predictor_corrector": 1, "langevin": 4, "langevin_adaptive": 4}.get(name, 1)
+    assert solver.evaluations(at) == 5 * each + last  # into λ = ∞ every step is the one of DDIM
+    assert solver.name == name and solver.about and solver.order == order
     noisy = any(row.noise > 0 for row in solver.table(at))
     assert noisy == solver.stochastic
     assert not ddim(0.0).stochastic and ddim(0.5).stochastic
-    orders = {"heun": 2, "dpmpp_2m": 2, "langevin": None}
-    assert solver.order == orders.get(name, 1)
 
 
 @pytest.mark.parametrize("solver", [ddim(), ddpm(), euler(), heun(), dpmpp_2m()])

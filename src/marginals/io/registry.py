@@ -7,7 +7,9 @@ is to choose from. Torch is imported by the look-ups, not by this module.
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
+from inspect import signature
 from typing import TYPE_CHECKING, TypeVar
 
 from marginals.errors import MarginalsError
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
     from marginals.decoders import Decoder
     from marginals.ladder import Ladder
-    from marginals.models import Model
+    from marginals.models import Grid, Model
     from marginals.scaling import Scaling
+    from marginals.schedule import NoiseSchedule
     from marginals.solvers import Solver
 
 __all__ = [
@@ -29,7 +32,9 @@ __all__ = [
     "factory",
     "ladder",
     "latents",
+    "levels",
     "scaling",
+    "schedule",
     "solver",
 ]
 
@@ -45,10 +50,27 @@ def scaling(name: str) -> "Scaling":
 
 
 def solver(name: str) -> "Solver":
-    """A sampling method by name, for example "ddpm", "ddim", "heun" or "dpmpp_2m"."""
-    from marginals.solvers import SOLVERS
+    """A sampling method by name, with options where it has any: "heun", "dpmpp_2m", "ddim:eta=0.5",
+    "unipc:order=2,variant=bh1". ``Solver.name`` is then the whole of it."""
+    from marginals.solvers import MAKERS
 
-    return _find("solver", name, SOLVERS)
+    made = _make("solver", name, MAKERS)
+    return made if ":" not in name else replace(made, name=name)
+
+
+def levels(name: str) -> "Grid":
+    """Which levels a walk visits, by name: "karras", "uniform_lam", "trailing:schedule=cosine"."""
+    from marginals.solvers.grids import GRIDS
+
+    return _make("grid of levels", name, GRIDS)
+
+
+def schedule(name: str) -> "NoiseSchedule":
+    """A schedule whose time spaces the levels of a walk: "linear", "cosine", "flow", "ddpm"."""
+    from marginals.schedule import Cosine, LinearBeta, Logit, Tabulated
+
+    table = {"linear": LinearBeta, "cosine": Cosine, "flow": Logit, "ddpm": Tabulated.ddpm}
+    return _find("schedule", name, table)()
 
 
 def backbone(kind: str) -> "type[nn.Module]":
@@ -125,6 +147,42 @@ def _backbones() -> "Mapping[str, type[nn.Module]]":
     from marginals.nn import MLP, UNet
 
     return {"unet": UNet, "mlp": MLP}
+
+
+def _make(what: str, name: str, makers: "Mapping[str, Callable[..., T]]") -> T:
+    """What ``makers`` has under a name, made with the options that follow it:
+    NAME or NAME:option=value,option=value."""
+    head, colon, rest = name.partition(":")
+    maker = _find(what, head, makers)
+    known, given = signature(maker).parameters, {}
+    for part in rest.split(",") if colon else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in known or not equals:
+            have = f"write {head}:OPTION=VALUE with one of {', '.join(known)}"
+            raise MarginalsError(
+                f"the {what} {head!r} has no option {part!r}; "
+                + (have if known else f"it has none at all: write {head}")
+            )
+        given[key] = _value(f"{head}:{key}", value, known[key].default)
+    return maker(**given)
+
+
+def _value(where: str, text: str, default: object) -> object:
+    """``text`` as the same kind of thing as the default of an option."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                text.lower()
+            ]
+        if kind is int or kind is float:
+            return kind(text)
+    except (KeyError, ValueError):
+        word = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise MarginalsError(f"{where} must be {word}, not {text!r}") from None
+    if where.endswith(":schedule"):
+        return schedule(text)
+    return text
 
 
 def _find(what: str, name: str, table: Mapping[str, T]) -> T:

@@ -38,11 +38,11 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "solvers.rules.dpmpp_2m",
-        "_infinite(levels[i - 1], s)",
-        "_infinite(s, levels[i - 1])",
+        "infinite(levels[i - 1], s)",
+        "infinite(s, levels[i - 1])",
         _EITHER,
     ),
-    ("solvers.rules.heun", "_infinite(t, s)", "_infinite(s, t)", _EITHER),
+    ("solvers.rules.heun", "infinite(t, s)", "infinite(s, t)", _EITHER),
     (
         "paper.extra_score.score_matching",
         "fisher_divergence(model, data, weights)",

@@ -2,25 +2,46 @@
 
 A grid is a list of ``steps`` levels from ``lam_min`` up to ``lam_max``, followed by λ = ∞: the last
 step removes what noise is left. ``final=False`` stops at ``lam_max`` instead (steps + 1 levels).
+
+Where the levels lie between the two ends is a schedule of its own: equal steps in its time. The
+names people know (:data:`GRIDS`):
+
+    karras         equal steps in σ^(1/7): many near the data (EDM)
+    exponential    equal ratios of σ, the same as uniform_lam: equal steps in λ
+    uniform_t      equal steps in the time of a schedule (linear β of DDPM and Song et al.)
+    trailing       the same, but straight to the data from 1/steps (as diffusers' "trailing")
+    cosine         equal steps in the angle atan(σ/α)
+    flow           equal steps in rectified flow's time; shift > 1 for large pictures
+    beta           the quantiles of a beta distribution in a schedule's time: many at both ends
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..errors import MarginalsError
-from ..schedule import Karras, LogLinear, NoiseSchedule, Truncated
+from ..schedule import Cosine, Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Truncated
+
+_LINEAR = LinearBeta()
+
+Grid = Callable[[float, float], NoiseSchedule]
+"""(lam_min, lam_max) → a schedule whose equal steps in time are the levels of a walk."""
 
 
 def grid(schedule: NoiseSchedule, steps: int, *, final: bool = True) -> list[float]:
     """Levels at equal distances in the time of ``schedule``, noise first; len = steps + 1."""
     if steps < 1:
         raise MarginalsError(f"Sampling needs at least 1 step, not {steps}.")
-    count = steps if final else steps + 1
+    straight = final and not isinstance(schedule, Trailing)
+    count = steps if straight else steps + 1
     times = torch.linspace(1.0, 0.0, count, dtype=torch.float64)
     lams = schedule.lam(times if count > 1 else torch.ones(1, dtype=torch.float64)).tolist()
-    return [*lams, math.inf] if final else lams
+    if straight:
+        return [*lams, math.inf]
+    return [*lams[:-1], math.inf] if final else lams
 
 
 def uniform_lam(lam_min: float, lam_max: float) -> NoiseSchedule:
@@ -33,6 +54,167 @@ def karras(lam_min: float, lam_max: float, rho: float = 7.0) -> NoiseSchedule:
     return Karras(math.exp(-0.5 * lam_max), math.exp(-0.5 * lam_min), rho)
 
 
-def uniform_time(schedule: NoiseSchedule) -> Callable[[float, float], NoiseSchedule]:
+def uniform_time(schedule: NoiseSchedule) -> Grid:
     """Equal steps in a schedule's own time, between two levels."""
     return lambda lam_min, lam_max: Truncated(schedule, lam_max, lam_min)
+
+
+def trailing(schedule: NoiseSchedule) -> Grid:
+    """Equal steps in a schedule's own time, the last of them straight to λ = ∞."""
+    return lambda lam_min, lam_max: Trailing(Truncated(schedule, lam_max, lam_min))
+
+
+def shifted_grid(levels: Grid, shift: float) -> Grid:
+    """The same grid for pictures of another size: λ − 2·log(shift), the ends kept where they are.
+
+    A picture of twice the width shows the same noise more faintly to the eye, so its interesting
+    levels lie at 2·log 2 less (Hoogeboom et al. 2023; Esser et al. 2024, Eq. 23). A shift moves λ
+    and nothing else. Grids without a level of their own (karras, uniform_lam) do not change.
+    """
+    if not 0.0 < shift < math.inf:
+        raise MarginalsError(f"a shift of levels must be positive and finite, not {shift}")
+    moved = 2.0 * math.log(shift)
+    return lambda lam_min, lam_max: Moved(levels(lam_min + moved, lam_max + moved), -moved)
+
+
+def beta_time(schedule: NoiseSchedule, a: float = 0.6, b: float = 0.6) -> Grid:
+    """Quantiles of Beta(a, b) in a schedule's time: for a, b < 1 most steps at both ends (Lee et
+    al. 2024, "Beta sampling")."""
+    return lambda lam_min, lam_max: BetaTime(Truncated(schedule, lam_max, lam_min), a, b)
+
+
+@dataclass(frozen=True)
+class Trailing(NoiseSchedule):
+    """A schedule whose walks go from time 1/steps straight to the data (:func:`grid`)."""
+
+    base: NoiseSchedule
+
+    def _lam(self, t: Tensor) -> Tensor:
+        return self.base._lam(t)
+
+    def _t(self, lam: Tensor) -> Tensor:
+        return self.base._t(lam)
+
+    def _dlam(self, t: Tensor) -> Tensor:
+        return self.base._dlam(t)
+
+
+@dataclass(frozen=True)
+class Moved(NoiseSchedule):
+    """Another schedule with all its levels moved by ``by``."""
+
+    base: NoiseSchedule
+    by: float
+
+    def _lam(self, t: Tensor) -> Tensor:
+        return self.base._lam(t) + self.by
+
+    def _t(self, lam: Tensor) -> Tensor:
+        return self.base._t(lam - self.by)
+
+    def _dlam(self, t: Tensor) -> Tensor:
+        return self.base._dlam(t)
+
+
+@dataclass(frozen=True)
+class BetaTime(NoiseSchedule):
+    """Another schedule at the quantiles of Beta(a, b): λ(t) = λ_base(Q(t))."""
+
+    base: NoiseSchedule
+    a: float = 0.6
+    b: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not (0.1 <= self.a <= 100 and 0.1 <= self.b <= 100):
+            raise MarginalsError(
+                f"the a and b of a beta grid go from 0.1 to 100, not {self.a} and {self.b}"
+            )
+
+    def _lam(self, t: Tensor) -> Tensor:
+        return self.base._lam(_beta_quantile(t, self.a, self.b))
+
+    def _t(self, lam: Tensor) -> Tensor:
+        return _beta_share(self.base._t(lam), self.a, self.b)
+
+    def _dlam(self, t: Tensor) -> Tensor:
+        x = _beta_quantile(t, self.a, self.b)
+        log_norm = math.lgamma(self.a + self.b) - math.lgamma(self.a) - math.lgamma(self.b)
+        density = (log_norm + (self.a - 1) * x.log() + (self.b - 1) * torch.log1p(-x)).exp()
+        return self.base._dlam(x) / density
+
+
+def _beta_share(x: Tensor, a: float, b: float) -> Tensor:
+    """P(X < x) for X ~ Beta(a, b): the regularised incomplete beta function, by Lentz's continued
+    fraction on the side where it converges fast."""
+    near = x <= (a + 1.0) / (a + b + 2.0)
+    low = _beta_fraction(torch.where(near, x, 0.0), a, b)
+    high = 1.0 - _beta_fraction(torch.where(near, 0.0, 1.0 - x), b, a)
+    return torch.where(near, low, high)
+
+
+def _beta_fraction(x: Tensor, a: float, b: float) -> Tensor:
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) - math.log(a)
+    front = (log_front + a * x.log() + b * torch.log1p(-x)).exp()
+    c, d = torch.ones_like(x), 1.0 / (1.0 - (a + b) * x / (a + 1.0))
+    value = d
+    for m in range(1, 60):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d, c = 1.0 / (1.0 + term * d), 1.0 + term / c
+            value = value * c * d
+    return torch.where(x > 0, front * value, 0.0)
+
+
+def _beta_quantile(t: Tensor, a: float, b: float) -> Tensor:
+    """The inverse of :func:`_beta_share` by bisection."""
+    low, high = torch.zeros_like(t), torch.ones_like(t)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        below = _beta_share(middle, a, b) < t
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return torch.where(t <= 0, 0.0, torch.where(t >= 1, 1.0, 0.5 * (low + high)))
+
+
+def _karras(rho: float = 7.0) -> Grid:
+    return lambda lam_min, lam_max: karras(lam_min, lam_max, rho)
+
+
+def _uniform_lam() -> Grid:
+    return uniform_lam
+
+
+def _uniform_t(schedule: NoiseSchedule = _LINEAR, shift: float = 1.0) -> Grid:
+    return shifted_grid(uniform_time(schedule), shift)
+
+
+def _trailing(schedule: NoiseSchedule = _LINEAR, shift: float = 1.0) -> Grid:
+    levels = shifted_grid(uniform_time(schedule), shift)
+    return lambda lam_min, lam_max: Trailing(levels(lam_min, lam_max))
+
+
+def _cosine(shift: float = 1.0) -> Grid:
+    return shifted_grid(uniform_time(Cosine()), shift)
+
+
+def _flow(shift: float = 1.0) -> Grid:
+    return uniform_time(Logit(shift))
+
+
+def _beta(
+    a: float = 0.6, b: float = 0.6, schedule: NoiseSchedule = _LINEAR, shift: float = 1.0
+) -> Grid:
+    return shifted_grid(beta_time(schedule, a, b), shift)
+
+
+GRIDS: dict[str, Callable[..., Grid]] = {
+    "karras": _karras,
+    "exponential": _uniform_lam,
+    "uniform_lam": _uniform_lam,
+    "uniform_t": _uniform_t,
+    "trailing": _trailing,
+    "cosine": _cosine,
+    "flow": _flow,
+    "beta": _beta,
+}
+"""The functions that make the grids; their parameters are the options of the names."""

@@ -1,4 +1,7 @@
-"""The rules: how each named solver fills its table.
+"""The rules to read first: how DDIM, Euler, Heun and DPM-Solver++(2M) fill their tables.
+
+The others are in :mod:`.multistep`, :mod:`.unipc`, :mod:`.singlestep`, :mod:`.stochastic` and
+:mod:`.langevin`; what all deterministic ones have in common is in :mod:`.frames`.
 
 Notation: a step goes from a noisier level t to a cleaner level s; e = e^(λ_t − λ_s) =
 SNR(t)/SNR(s) ≤ 1. Every formula is written in (α, σ) of whatever scaling is in use and gives the
@@ -13,14 +16,11 @@ from dataclasses import replace
 
 from ..errors import MarginalsError
 from ..scaling import Level
+from .frames import infinite
 from .table import Row, Solver, Table
 
 
-def _infinite(*levels: Level[float]) -> bool:
-    return any(math.isinf(float(level.lam)) for level in levels)
-
-
-def _reverse(i: int, t: Level[float], s: Level[float], eta: float) -> Row:
+def first_order(i: int, t: Level[float], s: Level[float], eta: float = 0.0) -> Row:
     """One DDIM(η) step from state i: x_s = α_s·x̂0 + √(σ_s² − η²σ_q²)·ε̂ + η·σ_q·z.
 
     σ_q² = σ_s²(1 − e) is the posterior variance of q(x_s | x_t, x0) (Luo Eq. 85).
@@ -28,12 +28,8 @@ def _reverse(i: int, t: Level[float], s: Level[float], eta: float) -> Row:
     snr_ratio = math.exp(t.lam - s.lam)
     noise = eta * s.sigma * math.sqrt(-math.expm1(t.lam - s.lam))
     keep = s.sigma * math.sqrt((1.0 - eta**2) + eta**2 * snr_ratio) / t.sigma
-    return Row(s, {i: keep}, {i: s.alpha - keep * t.alpha}, noise)
-
-
-def _carry(rows: Table, s: Level[float]) -> Row:
-    """The last state taken to another level by its signal alone: x/α stays as it is."""
-    return Row(s, {len(rows): s.alpha / rows[-1].at.alpha}, {})
+    path = (t.lam, eta**2) if noise else None
+    return Row(s, {i: keep}, {i: s.alpha - keep * t.alpha}, noise, path)
 
 
 def ddim(eta: float = 0.0) -> Solver:
@@ -43,16 +39,9 @@ def ddim(eta: float = 0.0) -> Solver:
 
     def rule(levels: Sequence[Level[float]]) -> Table:
         pairs = itertools.pairwise(levels)
-        return [_reverse(i, t, s, eta) for i, (t, s) in enumerate(pairs)]
+        return [first_order(i, t, s, eta) for i, (t, s) in enumerate(pairs)]
 
     return Solver("ddim", rule, 1, eta > 0, "denoise, then put back the predicted noise")
-
-
-def ddpm() -> Solver:
-    """Ancestral sampling of q(x_s | x_t, x̂0) (Ho et al. 2020; Luo Eqs. 84, 85, 94): DDIM with η =
-    1."""
-    about = "denoise a little, then add fresh noise, again and again (the original chain)"
-    return replace(ddim(1.0), name="ddpm", about=about)
 
 
 def euler() -> Solver:
@@ -76,8 +65,8 @@ def heun() -> Solver:
         rows: Table = []
         for t, s in itertools.pairwise(levels):
             i = len(rows)
-            rows.append(_reverse(i, t, s, 0.0))
-            if _infinite(t, s):
+            rows.append(first_order(i, t, s))
+            if infinite(t, s):
                 continue
             # VE units: y = x/α, r = σ/α; y_s = y_t + ½(r_s − r_t)·[(y_t − D_t)/r_t + (y_1 −
             # D_1)/r_s]
@@ -100,74 +89,11 @@ def dpmpp_2m() -> Solver:
     def rule(levels: Sequence[Level[float]]) -> Table:
         rows: Table = []
         for i, (t, s) in enumerate(itertools.pairwise(levels)):
-            row = _reverse(i, t, s, 0.0)
-            if i and not _infinite(levels[i - 1], s):
+            row = first_order(i, t, s)
+            if i and not infinite(levels[i - 1], s):
                 c = 0.5 * (s.lam - t.lam) / (t.lam - levels[i - 1].lam)
                 row = row._replace(d={i: (1.0 + c) * row.d[i], i - 1: -c * row.d[i]})
             rows.append(row)
         return rows
 
     return Solver("dpmpp_2m", rule, 2, False, "remember the last estimate and extrapolate")
-
-
-def euler_maruyama() -> Solver:
-    """Euler–Maruyama on the reverse SDE (Anderson 1982; Song et al. 2021) in VE units.
-
-    dy = 2·r·score·dr-steps give y_s = y_t + (r_t² − r_s²)·(x̂0 − y_t)/r_t² + √(r_t² − r_s²)·z. The
-    mean is DDPM's; the noise has the variance of the forward step, DDPM's "large" choice, instead
-    of the posterior's. The last step, into λ = ∞, adds no noise.
-    """
-
-    def rule(levels: Sequence[Level[float]]) -> Table:
-        rows: Table = []
-        for i, (t, s) in enumerate(itertools.pairwise(levels)):
-            row = _reverse(i, t, s, 1.0)
-            if t.alpha == 0.0:
-                raise MarginalsError(
-                    "Euler–Maruyama cannot start from pure noise at λ = −∞, where its noise "
-                    "would be infinite: start from a finite λ, or use ddpm."
-                )
-            spread = (t.sigma / t.alpha) ** 2 - (s.sigma / s.alpha) ** 2
-            noise = 0.0 if _infinite(s) else s.alpha * math.sqrt(spread)
-            rows.append(row._replace(noise=noise))
-        return rows
-
-    return Solver("euler_maruyama", rule, 1, True, "the reverse SDE in small random steps")
-
-
-def langevin(corrections: int = 3, step: float = 0.35) -> Solver:
-    """Annealed Langevin dynamics (Song & Ermon 2019; Luo Eq. 158 level by level).
-
-    At every level ``corrections`` moves x ← x + c·score + √(2c)·z with c = ``step``·σ²; then x/α is
-    carried unchanged to the next, cleaner level, as in NCSN. A step into λ = ∞ is one noise-free
-    denoising (Tweedie, Luo Eq. 133). Score and x̂0 are the same thing: score = (α·x̂0 − x)/σ².
-    """
-    if corrections < 1 or not 0.0 < step < 1.0:
-        raise MarginalsError(
-            f"Langevin needs corrections >= 1 and 0 < step < 1, got {corrections} and {step}."
-        )
-
-    def rule(levels: Sequence[Level[float]]) -> Table:
-        if _infinite(levels[0]):
-            raise MarginalsError("Langevin needs a finite first level: choose a finite lam_min.")
-        rows: Table = []
-        for t, s in itertools.pairwise(levels):
-            if rows:
-                rows.append(_carry(rows, t))
-            for _ in range(corrections):
-                i = len(rows)
-                noise = t.sigma * math.sqrt(2.0 * step)
-                rows.append(Row(t, {i: 1.0 - step}, {i: step * t.alpha}, noise))
-            if s is levels[-1]:
-                end = _reverse(len(rows), t, s, 0.0) if _infinite(s) else _carry(rows, s)
-                rows.append(end)
-        return rows
-
-    return Solver("langevin", rule, None, True, "jiggle towards the data at ever lower noise")
-
-
-SOLVERS: dict[str, Solver] = {
-    solver.name: solver
-    for solver in (ddpm(), ddim(), euler(), heun(), dpmpp_2m(), euler_maruyama(), langevin())
-}
-"""Every solver with its default parameters, by the name people know it by."""

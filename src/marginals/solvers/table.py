@@ -21,16 +21,25 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import MarginalsError
-from ..scaling import Level
+from ..scaling import Level, Scaling
 
 
 class Row(NamedTuple):
-    """How one state is made; ``at`` is the level where the new state lives."""
+    """How one state is made; ``at`` is the level where the new state lives.
+
+    ``path``: (λ where the noise of this row begins, rate): then the noise is the increment up to
+    ``at`` of a Brownian motion with the clock e^(rate·λ), if the walk is asked to follow one.
+    ``snr`` > 0: a Langevin move whose length is set by norms. The row says the clean end y of the
+    move, and the new state is x + θ·(y − x) + √(2θ)·noise·z with, per picture,
+    θ = 2·(snr·noise·‖z‖/‖y − x‖)², at most 1 (Song et al. 2021, Algorithms 4 and 5).
+    """
 
     at: Level[float]
     x: dict[int, float]
     d: dict[int, float]
     noise: float = 0.0
+    path: tuple[float, float] | None = None
+    snr: float = 0.0
 
 
 Table = list[Row]
@@ -70,6 +79,44 @@ class Solver:
     def evaluations(self, levels: Sequence[Level[float]]) -> int:
         """How many network evaluations a walk over these levels costs."""
         return len({j for row in self.table(levels) for j in row.d})
+
+
+def shifted(rows: Table, by: int) -> Table:
+    """The same rows for a walk that starts at state ``by`` of a longer one."""
+    return [
+        row._replace(
+            x={j + by: c for j, c in row.x.items()}, d={j + by: c for j, c in row.d.items()}
+        )
+        for row in rows
+    ]
+
+
+def in_scaling(start: Level[float], rows: Table, scaling: Scaling) -> Table:
+    """The same walk with every state written in the units of ``scaling``.
+
+    A state in other units is a multiple of itself, so its row is multiplied, and the coefficients
+    that later rows have for it are divided. Solvers write states between the given levels in VP
+    units, because a rule is not told the scaling.
+    """
+    wanted = [scaling(level.lam) for level in (start, *(row.at for row in rows))]
+    if all(row.at == level for row, level in zip(rows, wanted[1:], strict=True)):
+        return rows
+    factor = [_units(level, new) for level, new in zip((start, *(r.at for r in rows)), wanted)]
+    return [
+        row._replace(
+            at=new,
+            x={j: c * f / factor[j] for j, c in row.x.items()},
+            d={j: c * f for j, c in row.d.items()},
+            noise=row.noise * f,
+        )
+        for row, new, f in zip(rows, wanted[1:], factor[1:], strict=True)
+    ]
+
+
+def _units(old: Level[float], new: Level[float]) -> float:
+    if old == new:
+        return 1.0
+    return new.sigma / old.sigma if old.lam < 0 else new.alpha / old.alpha
 
 
 def signal_error(levels: Sequence[Level[float]], rows: Table) -> list[float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import MarginalsError
 from ...oracle import Mixture
 from ...scaling import VE, VP, VarianceExploding
-from ...solvers.rules import langevin
+from ...solvers import langevin
 from ..equation import Finding, all_equal, equation, require
 from ..extra_score import (
     denoising_target,

@@ -11,7 +11,7 @@ from ...decoders import discretised_gaussian
 from ...pixels import to_float
 from ...scaling import FLOW, VE, VP
 from ...solvers import ddim, noise_error
-from ...solvers.rules import _reverse
+from ...solvers.rules import first_order
 from ..equation import Finding, all_equal, equation, require
 from ..extra_ddpm import (
     ddim_sigma,
@@ -38,18 +38,18 @@ def _bars(*lams: float) -> Tensor:
     r"\hat\epsilon + \sigma z, \quad \sigma = \eta \sqrt{\frac{1 - \bar\alpha_s}{1 - "
     r"\bar\alpha_t}} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}",
     says="Denoise, then put back some of the noise that was found and some fresh noise.",
-    home=(_reverse, ddim_step, ddim_sigma),
+    home=(first_order, ddim_step, ddim_sigma),
 )
 def _() -> Finding:
     oracle, x, z, pairs = flat_bumps(), normal(5, 2), normal(5, 2), []
     for eta in ETAS:
         t, s = VP(-0.9), VP(0.8)
-        row, est = _reverse(0, t, s, eta), oracle(x, t.lam)
+        row, est = first_order(0, t, s, eta), oracle(x, t.lam)
         walked = row.x[0] * x + row.d[0] * est.x0 + row.noise * z
         bars = _bars(-0.9, 0.8)
         pairs.append((ddim_step(x, est.eps, z, bars[0], bars[1], eta), walked))
         require(row.at == s, "the new state lives at s")
-    clean = _reverse(3, VP(0.4), VP(math.inf), 0.6)
+    clean = first_order(3, VP(0.4), VP(math.inf), 0.6)
     pairs += [(clean.x[3], 0.0), (clean.d[3], 1.0), (clean.noise, 0.0)]
     return all_equal(pairs, "the solver's row against the paper's formula, for three η")
 
@@ -61,11 +61,11 @@ def _() -> Finding:
     latex=r"\eta = 1: \quad \sigma^2 = \tilde\beta_t = \sigma_q^2(t), \qquad \mathbb{E}[x_s] = "
     r"\mu_q(x_t, \hat x_0)",
     says="With η = 1 this is DDPM's own chain: the same mean and the same variance.",
-    home=(_reverse, ddim_sigma, posterior_variance, mean_from_x0),
+    home=(first_order, ddim_sigma, posterior_variance, mean_from_x0),
 )
 def _() -> Finding:
     t, s, x, clean = VP(-1.3), VP(0.4), normal(6), normal(6)
-    row, bars = _reverse(0, t, s, 1.0), _bars(-1.3, 0.4)
+    row, bars = first_order(0, t, s, 1.0), _bars(-1.3, 0.4)
     alpha = bars[0] / bars[1]
     mean = alpha.sqrt() * (1.0 - bars[1]) * x + bars[1].sqrt() * (1.0 - alpha) * clean
     var = (1.0 - alpha) * (1.0 - bars[1]) / (1.0 - bars[0])
@@ -87,7 +87,7 @@ def _() -> Finding:
     r"\mathbf{I}\right) \text{ for every } \eta \in [0, 1]",
     says="However much of the noise is fresh, the cloud at every level is the right one, if the "
     "picture is known.",
-    home=(_reverse, noise_error),
+    home=(first_order, noise_error),
 )
 def _() -> Finding:
     pairs: list[tuple[Tensor | float, Tensor | float]] = []
@@ -97,7 +97,7 @@ def _() -> Finding:
             rows = ddim(eta).table(levels)
             pairs += [(error, 0.0) for error in noise_error(levels, rows)]
             for i, (t, s) in enumerate(itertools.pairwise(levels)):
-                row = _reverse(i, t, s, eta)
+                row = first_order(i, t, s, eta)
                 pairs += [(row.x[i] * t.alpha + row.d[i], s.alpha)]
                 spread = (row.x[i] * t.sigma) ** 2 + row.noise**2
                 pairs += [(spread, s.sigma**2)]
@@ -115,13 +115,13 @@ def _() -> Finding:
     r"{\alpha_s} - \frac{\sigma_t}{\alpha_t}\right) \hat\epsilon(x_t)",
     says="Without fresh noise the walk is a straight step along an ODE whose time is the noise "
     "level.",
-    home=_reverse,
+    home=first_order,
 )
 def _() -> Finding:
     oracle, pairs = flat_bumps(), []
     for scaling in (VP, VE, FLOW):
         t, s = scaling(-1.4), scaling(0.3)
-        row, x = _reverse(0, t, s, 0.0), normal(4, 2)
+        row, x = first_order(0, t, s, 0.0), normal(4, 2)
         est = oracle(x * (VP(-1.4).alpha / t.alpha), -1.4)
         eps = (x - t.alpha * est.x0) / t.sigma
         moved = row.x[0] * x + row.d[0] * est.x0
@@ -137,12 +137,12 @@ def _() -> Finding:
     latex=r"x_s = \frac{\alpha_s}{\alpha_t}\left(x_t - \sigma_t c\, \hat\epsilon\right) + "
     r"\sqrt{\sigma_s^2 c}\; z, \qquad c = 1 - e^{\lambda_t - \lambda_s}",
     says="VDM's sampler is DDPM's, written so that nothing cancels.",
-    home=(vdm_step, _reverse),
+    home=(vdm_step, first_order),
 )
 def _() -> Finding:
     oracle, x, z, pairs = flat_bumps(), normal(5, 2), normal(5, 2), []
     for low, high in ((-1.6, -0.2), (0.5, 4.1)):
-        row, est = _reverse(0, VP(low), VP(high), 1.0), oracle(x, low)
+        row, est = first_order(0, VP(low), VP(high), 1.0), oracle(x, low)
         walked = row.x[0] * x + row.d[0] * est.x0 + row.noise * z
         pairs.append((vdm_step(x, est.eps, z, numbers(low)[0], numbers(high)[0]), walked))
     return all_equal(pairs, "the formula against the row of the ddpm solver")

@@ -11,7 +11,7 @@ from ...errors import MarginalsError
 from ...ode import exact_trace, hutchinson, solve
 from ...oracle import Gaussian
 from ...scaling import VE, VP
-from ...solvers.rules import euler_maruyama, langevin
+from ...solvers import euler_maruyama, langevin
 from ..equation import Finding, all_equal, equal, equation, require
 from ..extra_score import denoising_target, fisher_divergence
 from ..extra_sde import corrector_step, langevin_step, tweedie, tweedie_covariance

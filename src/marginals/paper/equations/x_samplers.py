@@ -11,7 +11,7 @@ from ...oracle import Gaussian
 from ...sampling import sample
 from ...scaling import FLOW, VE, VP, Level
 from ...solvers import Row, Solver, Table, ddim, ddpm, dpmpp_2m, euler_maruyama, heun, signal_error
-from ...solvers.rules import _reverse
+from ...solvers.rules import first_order
 from ..equation import Finding, all_equal, equal, equation, require
 from ..extra_samplers import (
     consistency_scales,
@@ -65,12 +65,12 @@ def _() -> Finding:
     latex=r"x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s \left(e^{h} - 1\right) \hat\epsilon, "
     r"\qquad h = \ell_s - \ell_t",
     says="DPM-Solver's first order is DDIM without fresh noise, letter by letter.",
-    home=(dpm_solver_1, _reverse),
+    home=(dpm_solver_1, first_order),
 )
 def _() -> Finding:
     oracle, x, pairs = flat_bumps(), normal(5, 2), []
     for t, s in ((VP(-2.1), VP(-0.3)), (FLOW(0.2), FLOW(1.7))):
-        row = _reverse(0, t, s, 0.0)
+        row = first_order(0, t, s, 0.0)
         clean = oracle(x, t.lam).x0
         eps = (x - t.alpha * clean) / t.sigma
         pairs += [(dpm_solver_1(x, eps, t, s), row.x[0] * x + row.d[0] * clean)]
@@ -85,12 +85,12 @@ def _() -> Finding:
     latex=r"x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s \left(e^{-h} - 1\right) \hat x_0",
     says="Told by the clean guess instead of the noise, the same step never divides by little "
     "signal.",
-    home=(dpm_solver_pp_1, _reverse),
+    home=(dpm_solver_pp_1, first_order),
 )
 def _() -> Finding:
     x, clean, pairs = normal(5, 2), normal(5, 2), []
     for t, s in ((VP(-2.1), VP(-0.3)), (FLOW(0.2), FLOW(1.7)), (VE(-1.0), VE(2.0))):
-        row = _reverse(0, t, s, 0.0)
+        row = first_order(0, t, s, 0.0)
         eps = (x - t.alpha * clean) / t.sigma
         found = dpm_solver_pp_1(x, clean, t, s)
         pairs += [(found, row.x[0] * x + row.d[0] * clean), (found, dpm_solver_1(x, eps, t, s))]
@@ -236,10 +236,10 @@ def _far(oracle: Gaussian, x: Tensor, exact: Tensor, solver: Solver, steps: int)
 def _() -> Finding:
     oracle, x = flat_bumps(), normal(5, 2)
     t, middle, s = VP(-1.8), VP(-0.7), VP(0.6)
-    half = _move(_reverse(0, t, middle, 0.0), x, oracle(x, t.lam).x0)
-    end = _move(_reverse(0, middle, s, 0.0), half, oracle(half, middle.lam).x0)
+    half = _move(first_order(0, t, middle, 0.0), x, oracle(x, t.lam).x0)
+    end = _move(first_order(0, middle, s, 0.0), half, oracle(half, middle.lam).x0)
     target = distilled_target(x, end, t, s)
-    once = _move(_reverse(0, t, s, 0.0), x, target)
+    once = _move(first_order(0, t, s, 0.0), x, target)
     return equal(once, end, "one step with the target against the teacher's two")
 
 
