@@ -1,0 +1,86 @@
+"""Everyone who takes part: peers and ours on every grid, our default, and what was fitted."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from marginals.solvers import SOLVERS
+
+from .contest import Entrant
+from .fitted import fitted
+from .grids import ENDS, sigmas
+from .ours import Plan, default, names, plan
+from .peers import Denoise, Peer, all_peers, versions
+from .problems import Problem
+
+BUDGETS = (5, 6, 8, 10, 15, 20, 30, 50)
+TOLERANCES = (3.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)
+
+
+def label(grid: str, end: str) -> str:
+    return f"{grid} grid to {'0' if end == 'zero' else '0.002'}"
+
+
+def from_peers(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
+    """Every sampler of every installed package, on every grid it can take."""
+    found, version = all_peers()[0], versions()
+    for peer in found:
+        for end in peer.ends:
+            steps = peer.steps(budget, end)
+            for grid in grids if steps else ():
+                yield _peer(peer, grid, end, steps, budget, version[peer.package])
+    if "k-diffusion" in version:
+        yield from _own_grids(budget, version["k-diffusion"])
+
+
+def _peer(peer: Peer, grid: str, end: str, steps: int, budget: int, version: str) -> Entrant:
+    levels = sigmas(grid, steps, end)
+
+    def walk(denoise: Denoise, x: Tensor) -> Tensor:
+        return peer.walk(denoise, x, levels)
+
+    name = f"{peer.package} {peer.name}"
+    key = f"{name} {version} {[f'{level:.12g}' for level in levels]}"
+    return Entrant("peer", name, label(grid, end), budget, key, walk)
+
+
+def _own_grids(budget: int, version: str) -> Iterator[Entrant]:
+    """k-diffusion's samplers that make their own grid."""
+    from .of_k_diffusion import adaptive, fast
+
+    def run(denoise: Denoise, x: Tensor) -> Tensor:
+        return fast(denoise, x, budget)
+
+    name = "k-diffusion dpm_fast"
+    yield Entrant("peer", name, "its own grid", budget, f"{name} {version} {budget}", run)
+    for order in (2, 3):
+        for tolerance in TOLERANCES:
+            name = f"k-diffusion dpm_adaptive {order}, rtol {tolerance:g}"
+            go = partial(adaptive, order=order, rtol=tolerance)
+            yield Entrant("peer", name, "its own grid", budget, f"{name} {version}", go, False)
+
+
+def from_us(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
+    """Every deterministic solver of ours on the grids the peers get."""
+    for name in names():
+        for grid in grids:
+            for end in ENDS:
+                made = plan(SOLVERS[name], lambda n, g=grid, e=end: sigmas(g, n, e), budget)
+                if made is not None:
+                    yield _ours("ours", name, label(grid, end), budget, made)
+
+
+def chosen(problem: Problem, budget: int) -> Iterator[Entrant]:
+    """What `sample` does if nobody says anything, and the solver fitted to this problem."""
+    standard = default(budget)
+    yield _ours("default", standard.solver.name, "default grid", budget, standard)
+    special = fitted(problem, budget)
+    if special is not None:
+        solver, lams = special
+        nfe = solver.evaluations([problem.denoiser.scaling(lam) for lam in lams])
+        yield _ours("fitted", solver.name, "", budget, Plan(solver, tuple(lams), nfe))
+
+
+def _ours(side: str, name: str, grid: str, budget: int, made: Plan) -> Entrant:
+    return Entrant(side, name, grid, budget, f"marginals {made.digest}", made.walk)
