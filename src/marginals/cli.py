@@ -41,6 +41,7 @@ COMMANDS = {
         "evaluate:Evaluate", "likelihood by every route, picture quality, label agreement"
     ),
     "compare": Entry("compare:Compare", "several models at one budget, side by side"),
+    "solvers": Entry("solvers:Solvers", "sampling methods: their coefficients and measured orders"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
     "info": Entry(
         "info:Info", "what a picture, a model file or a run folder says about itself", torch=False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, Estimate
 from .errors import MarginalsError
-from .noise import item_noise
+from .noise import BrownianPath, Fresh, Span
 from .scaling import Level
 from .solvers.table import Row, Solver, Table, in_scaling
 
@@ -44,14 +44,17 @@ def sample(
     cond: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     callback: Callable[[Progress], None] | None = None,
+    brownian: bool = False,
 ) -> SampleResult:
     """Walk x (B, ...) from level ``lams[0]`` to ``lams[-1]`` with a solver.
 
     x is the state at the first level, in ``denoiser.scaling`` units: ``Prior.start(noise, level)``
     makes one from standard normal noise. ``cond`` goes to the denoiser. ``seeds`` (one per picture,
     default 0..B−1) key the fresh noise of stochastic solvers: picture i is the same whatever the
-    rest of the batch is. Raises MarginalsError for levels that do not rise, or if the result is not
-    finite.
+    rest of the batch is. ``brownian``: solvers of the SDE follow one Brownian path per seed
+    (:class:`.noise.BrownianPath`), so that more steps refine the same picture instead of making
+    another one. It is not the default because it costs about twenty times the random numbers.
+    Raises MarginalsError for levels that do not rise, or if the result is not finite.
     """
     levels = [denoiser.scaling(float(lam)) for lam in lams]
     table = solver.table(levels)
@@ -59,7 +62,7 @@ def sample(
     seeds = range(len(x)) if seeds is None else seeds
     if len(seeds) != len(x):
         raise MarginalsError(f"{len(x)} pictures need {len(x)} seeds, not {len(seeds)}.")
-    out = _walk(denoiser, x, levels[0], rows, cond, seeds, callback)
+    out = _walk(denoiser, x, levels[0], rows, cond, _source(x, rows, seeds, brownian), callback)
     check_finite(out, f"with {solver.name}")
     nfe = len({j for row in rows for j in row.d})
     return SampleResult(out, nfe, tuple(float(lam) for lam in lams), solver.name)
@@ -77,13 +80,26 @@ def check_finite(x: Tensor, how: str) -> Tensor:
     return x
 
 
+def _source(x: Tensor, rows: Table, seeds: Sequence[int], brownian: bool) -> Fresh:
+    """Where the noise of a walk comes from."""
+    like = {"device": x.device, "dtype": x.dtype}
+    if not brownian:
+        return Fresh(seeds, x.shape[1:], **like)
+    spans = [span for row in rows if (span := _span(row)) is not None]
+    return BrownianPath(seeds, x.shape[1:], spans, **like)
+
+
+def _span(row: Row) -> Span | None:
+    return None if row.path is None else (row.path[0], float(row.at.lam), row.path[1])
+
+
 def _walk(
     denoiser: Denoiser,
     x: Tensor,
     start: Level,
     rows: Table,
     cond: Tensor | None,
-    seeds: Sequence[int],
+    source: Fresh,
     callback: Callable[[Progress], None] | None,
 ) -> Tensor:
     """Run a table. A state or an estimate is dropped as soon as no later row asks for it."""
@@ -93,7 +109,7 @@ def _walk(
     first_d = {j: i for i, row in reversed([*enumerate(rows)]) for j in row.d}
     until = {j: max(last_x.get(j, 0), first_d.get(j, 0)) for j in range(len(rows))}
     states, clean = {0: x}, {}
-    new, calls, draws = x, 0, 0
+    new, calls = x, 0
 
     def ask(j: int) -> Tensor:
         estimate = denoiser(states[j], at[j].lam, cond)
@@ -108,8 +124,7 @@ def _walk(
                 clean[j] = ask(j)
         new = _combine(row, states, clean)
         if row.noise:
-            draws += 1  # draw 0 is the starting noise
-            noise = item_noise(seeds, x.shape[1:], draws, device=x.device, dtype=x.dtype)
+            noise = source(_span(row))
             if row.snr:
                 new = _langevin_move(row, states[i], new, noise)
             else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LikelihoodBar",
+    "convergence",
     "data_uri",
     "elbo_terms",
     "likelihood_bars",
@@ -103,6 +104,21 @@ def elbo_terms(lam: ArrayLike, nats: ArrayLike) -> bytes:
     axes.bar(edges[:-1], y, np.diff(edges), align="edge", color=BLUE, edgecolor="white", lw=line)
     total = f"{len(x)} steps, together {y.sum():,.1f} nats"
     axes.set_title(total, loc="right", fontsize=10, color=GRAY)
+    return _png(figure)
+
+
+def convergence(name: str, steps: ArrayLike, errors: ArrayLike, order: int) -> bytes:
+    """Error against the number of steps of a solver, both logarithmic, with the slope it should
+    have: a line falling like steps^(−order)."""
+    x, y = _finite(steps, errors)
+    figure, axes = _axes("steps", "error", 4.0)
+    axes.loglog(
+        x, y[-1] * (x[-1] / x) ** order, color=GRAY, lw=1.5, ls="--", label=f"order {order}"
+    )
+    axes.loglog(x, y, color=BLUE, lw=2, marker="o", ms=6, label=name)
+    axes.set_xticks(x, [f"{value:.0f}" for value in x])
+    axes.minorticks_off()
+    axes.legend(frameon=False)
     return _png(figure)
 
 

@@ -6,6 +6,7 @@ from .frames import Frame
 from .grids import grid, karras, uniform_lam, uniform_time
 from .langevin import langevin, langevin_adaptive, predictor_corrector
 from .multistep import (
+    abm,
     adams,
     deis,
     dpm_2m,
@@ -29,6 +30,7 @@ __all__ = [
     "Row",
     "Solver",
     "Table",
+    "abm",
     "adams",
     "ddim",
     "ddpm",

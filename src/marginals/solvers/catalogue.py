@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .langevin import langevin, langevin_adaptive, predictor_corrector
 from .multistep import (
+    abm,
     adams,
     deis,
     dpm_2m,
@@ -36,6 +37,7 @@ MAKERS: dict[str, Callable[..., Solver]] = {
     "lms": lms,
     "deis": deis,
     "adams": adams,
+    "abm": abm,
     "unipc": unipc,
     "ddpm": ddpm,
     "euler_ancestral": euler_ancestral,

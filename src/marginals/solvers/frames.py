@@ -69,6 +69,12 @@ _COORDINATES: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def reaches_data(frame: "Frame", coordinate: Coordinate) -> bool:
+    """Whether w and the coordinate are finite at λ = ∞, so that the last step, to the data, is a
+    step like the others (as LMS does it in σ)."""
+    return frame.name != "x0" and coordinate not in ("lam", "kappa")
+
+
 def check_coordinate(coordinate: Coordinate) -> None:
     """Refuse a coordinate that is none."""
     if isinstance(coordinate, str) and coordinate not in _COORDINATES:
@@ -86,9 +92,8 @@ def _read(coordinate: Coordinate, lam: Array) -> Array:
 class Frame:
     """One of the four frames; ``eta`` > 0 makes the x0 frame that of the SDE.
 
-    The measure dw is normalised by the step's end so that nothing overflows: :meth:`density` and
-    :meth:`total` are dw/dλ and its integral, divided by w's own size at λ_s; ``lift`` multiplies
-    it back.
+    In the x0 frame dw is divided by w at the end of the step, so that nothing overflows; ``lift``
+    multiplies it back.
     """
 
     name: FrameName = "x0"
@@ -111,7 +116,7 @@ class Frame:
             rate = 0.5 * (1.0 + self.eta**2)
             return rate * np.exp(rate * (lam - s))
         if self.name == "eps":
-            return -0.5 * np.exp(0.5 * (s - lam))
+            return -0.5 * np.exp(-0.5 * lam)
         if self.name == "v":
             return -0.25 / np.cosh(0.5 * lam)
         return -0.5 * _sigmoid(0.5 * lam) * _sigmoid(-0.5 * lam)
@@ -122,7 +127,9 @@ class Frame:
         if self.name == "x0":
             return -math.expm1(-0.5 * (1.0 + self.eta**2) * h)
         if self.name == "eps":
-            return -math.expm1(0.5 * h)
+            return math.exp(-0.5 * t) * math.expm1(-0.5 * h)
+        if s == math.inf:
+            return -math.atan2(*VP(t)[:0:-1]) if self.name == "v" else -FLOW(t).sigma
         if self.name == "v":  # tan(φ_t − φ_s) = (r_t − r_s)/(1 + r_t·r_s)
             return -math.atan(math.sinh(0.25 * h) / math.cosh(0.25 * (t + s)))
         # sigmoid(−s/2) − sigmoid(−t/2)
@@ -152,10 +159,8 @@ class Frame:
 
     def lift(self, s: Level[float]) -> float:
         """What makes x_s of a piece of X at level s (times w's size there)."""
-        if self.name == "x0":
+        if self.name in ("x0", "eps"):
             return s.alpha
-        if self.name == "eps":
-            return s.sigma
         own = (VP if self.name == "v" else FLOW)(s.lam)
         return s.sigma / own.sigma if s.lam < 0 else s.alpha / own.alpha
 
@@ -178,6 +183,8 @@ class Frame:
 _NODES, _MASS = np.polynomial.legendre.leggauss(16)
 _PANEL = 3.0
 """Length in λ that 16 Gauss–Legendre nodes integrate to rounding, every coordinate included."""
+_FAR = 75.0
+"""What is left of σ/α after so much of λ is lost in rounding: as far as to the data (λ = ∞)."""
 
 
 @lru_cache(maxsize=8192)
@@ -191,8 +198,9 @@ def weights(
     total = frame.total(t, s)
     if len(nodes) == 1:
         return (total,)
-    panels = max(1, math.ceil((s - t) / _PANEL))
-    half = 0.5 * (s - t) / panels
+    way = min(s - t, _FAR)
+    panels = max(1, math.ceil(way / _PANEL))
+    half = 0.5 * way / panels
     centres = t + half * (2.0 * np.arange(panels) + 1.0)
     lam = (centres[:, None] + half * _NODES).ravel()
     mass = half * np.tile(_MASS, panels) * frame.density(lam, s)

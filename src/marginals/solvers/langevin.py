@@ -54,7 +54,7 @@ def langevin_adaptive(corrections: int = 3, snr: float = 0.16) -> Solver:
     so that its pictures depend on their neighbours.
     """
     _check(corrections, snr)
-    about = "Langevin with steps set by the length of the score"
+    about = "Langevin, its steps set by the score's length"
     return _annealed("langevin_adaptive", about, corrections, snr=snr)
 
 
@@ -96,7 +96,7 @@ def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Solver:
                 rows += [_adaptive_move(len(rows) + k, s, snr) for k in range(corrections)]
         return rows
 
-    about = "a step of the SDE, then Langevin moves at the new level"
+    about = "a step of the SDE, then Langevin moves"
     return Solver("predictor_corrector", rule, None, True, about)
 
 

@@ -15,7 +15,8 @@ there: the same polynomial with one point more, without a further evaluation (Un
 so does SA-Solver for the SDE).
 
 The first steps have no past and are of lower order: order k is reached where they are short. A step
-from or to an infinite level is the exact one of first order.
+from λ = −∞ is the exact one of first order, and so is one to λ = ∞ unless the frame and the
+coordinate are finite there (eps, v and flow with r, angle, t or a schedule's time).
 """
 
 import itertools
@@ -34,6 +35,7 @@ from .frames import (
     check_coordinate,
     infinite,
     levels_of,
+    reaches_data,
     weights,
 )
 from .table import Row, Solver, Table
@@ -54,8 +56,8 @@ def adams(
 
     X_s = X_t + Σ_j P_j·∫ℓ_j(c(w)) dw over the last ``order`` predictions (frame, coordinate: see
     :mod:`.frames`). ``corrector`` adds the Adams–Moulton step that uses the next evaluation as
-    well (order + 1). ``eta`` > 0 is the SDE: its moments are right to first order without a
-    corrector, and to second order with one.
+    well (order + 1). ``eta`` > 0 is the SDE, of weak order 2 at most: fresh noise reaches the
+    estimate one step late, and is made up for in the steps after it.
     """
     if not 1 <= order <= 4:
         raise MarginalsError(f"Adams methods have order 1 to 4 here, not {order}")
@@ -67,15 +69,17 @@ def adams(
     chosen = Frame(frame, eta)
     reached = order + corrector
     if eta:
-        reached = min(reached, 2 if corrector else 1)
+        reached = min(reached, 2)
     about = "continue the last predictions by a polynomial"
-    return Solver("adams", multistep(chosen, order, exact, corrector), reached, eta > 0, about)
+    rule = multistep(chosen, order, exact, corrector, ends=reaches_data(chosen, coordinate))
+    return Solver("adams", rule, reached, eta > 0, about)
 
 
 def multistep(
-    frame: Frame, order: int, weigh: Weigh, corrector: bool = False
+    frame: Frame, order: int, weigh: Weigh, corrector: bool = False, *, ends: bool = False
 ) -> Callable[[Sequence[Level[float]]], Table]:
-    """The rule of a multistep solver with the weights of ``weigh``."""
+    """The rule of a multistep solver with the weights of ``weigh``; ``ends``: they know how to go
+    to λ = ∞, otherwise that step is the one of first order."""
 
     def rule(levels: Sequence[Level[float]]) -> Table:
         rows: Table = []
@@ -91,7 +95,7 @@ def multistep(
             return dict(zip(nodes, values, strict=True))
 
         for t, s in itertools.pairwise(levels):
-            if infinite(t, s):
+            if infinite(t) or (infinite(s) and not ends):
                 first = Frame("x0", frame.eta)
                 row = advance(first, at, state, s, {past[0]: first.total(t.lam, s.lam)})
                 state = append(_noisy(frame, row, t, s))
@@ -150,7 +154,7 @@ def dpmpp_3m() -> Solver:
 def dpm_2m() -> Solver:
     """DPM-Solver(2M): as DPM-Solver++(2M), but it is ε̂ that is extrapolated (Lu et al. 2022)."""
     rule = multistep(Frame("eps"), 2, simplified())
-    return Solver("dpm_2m", rule, 2, False, "as dpmpp_2m, extrapolating the noise instead")
+    return Solver("dpm_2m", rule, 2, False, "remember the last noise and extrapolate")
 
 
 def dpm_3m() -> Solver:
@@ -161,15 +165,26 @@ def dpm_3m() -> Solver:
 def lms(order: int = 4) -> Solver:
     """Linear multistep (k-diffusion's LMS): ε̂ as a polynomial in r = σ/α, Adams–Bashforth on
     dx/dσ = ε̂. It is also DEIS's ρAB (Zhang & Chen 2023)."""
-    about = "the last noises, a polynomial in σ (linear multistep)"
+    about = "the last noises, a polynomial in σ"
     return _named(adams(order, "eps", "r"), "lms", about)
+
+
+def abm(order: int = 3, frame: FrameName = "flow", coordinate: Coordinate = "t") -> Solver:
+    """Adams–Bashforth–Moulton: the textbook's predictor and corrector, by default on rectified
+    flow's dX/dt = ε̂ − x̂0, at one evaluation a step.
+
+    UniPC is the same in the x0 frame and in λ. A velocity is finite from pure noise to the data,
+    and so is its time: the last step, to λ = ∞, is a step like the others.
+    """
+    about = "predict, correct, in rectified flow's time"
+    return _named(adams(order, frame, coordinate, corrector=True), "abm", about)
 
 
 def deis(order: int = 3, schedule: NoiseSchedule | None = None) -> Solver:
     """DEIS tAB (Zhang & Chen 2023): ε̂ as a polynomial in the time of a schedule, by default that
     of the VP process with linear β, which the paper used."""
     clock = LinearBeta() if schedule is None else schedule
-    about = "the last noises, a polynomial in time (exponential integrator)"
+    about = "the last noises, a polynomial in time"
     return _named(adams(order, "eps", clock), "deis", about)
 
 
@@ -180,21 +195,20 @@ def sde_dpmpp_2m(eta: float = 1.0) -> Solver:
     the D of dpmpp_2m and h the step in λ. k-diffusion's ``eta`` is our η².
     """
     rule = multistep(Frame("x0", eta), 2, simplified())
-    about = "dpmpp_2m with fresh noise: from ODE (eta 0) to SDE (eta 1)"
-    return Solver("sde_dpmpp_2m", rule, 1 if eta else 2, eta > 0, about)
+    about = "dpmpp_2m with noise: ODE (eta 0) to SDE (1)"
+    return Solver("sde_dpmpp_2m", rule, 2, eta > 0, about)
 
 
 def sde_dpmpp_3m(eta: float = 1.0) -> Solver:
     """The same with a parabola through the last three estimates, exactly integrated."""
-    about = "dpmpp_3m with fresh noise: from ODE (eta 0) to SDE (eta 1)"
+    about = "dpmpp_3m with noise: ODE (eta 0) to SDE (1)"
     return _named(adams(3, eta=eta), "sde_dpmpp_3m", about)
 
 
 def sa(order: int = 2, eta: float = 1.0) -> Solver:
     """Stochastic Adams with corrector (SA-Solver, Xue et al. 2023), η from ODE to SDE.
 
-    The corrector sees how the estimate answered to the fresh noise, which makes the moments right
-    to second order without a further evaluation.
+    The corrector redoes a step, with the same noise, when the estimate has answered to it.
     """
-    about = "stochastic Adams: extrapolate, add noise, correct"
+    about = "extrapolate, add noise, correct"
     return _named(adams(order, eta=eta, corrector=True), "sa", about)

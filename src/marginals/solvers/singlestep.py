@@ -100,4 +100,4 @@ def rk4(frame: FrameName = "flow") -> Solver:
             rows.append(advance(chosen, at, i, s, ends))
         return rows
 
-    return Solver("rk4", rule, 4, False, "classical Runge–Kutta, four evaluations a step")
+    return Solver("rk4", rule, 4, False, "classical Runge–Kutta")

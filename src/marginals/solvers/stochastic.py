@@ -26,7 +26,7 @@ def ddpm(variance: Literal["small", "large"] = "small") -> Solver:
     the forward step in VP units, β = 1 − ᾱ_t/ᾱ_s, right where they are N(0, I). Nothing is added in
     the step into λ = ∞.
     """
-    about = "denoise a little, then add fresh noise, again and again (the original chain)"
+    about = "denoise, add fresh noise: the original chain"
     small = replace(ddim(1.0), name="ddpm", about=about)
     if variance == "small":
         return small
@@ -52,7 +52,7 @@ def _large(t: Level[float], row: Row) -> Row:
 def euler_ancestral(eta: float = 1.0) -> Solver:
     """Euler down to a cleaner level than asked, then noise up to it (k-diffusion): DDIM(η), for it
     goes down to √(σ_s² − η²σ_q²) and adds η·σ_q (in VE units)."""
-    about = "an Euler step too far, then fresh noise: another name of ddim with eta 1"
+    about = "Euler too far, noise back: ddim with eta 1"
     return replace(ddim(eta), name="euler_ancestral", about=about)
 
 
@@ -90,7 +90,7 @@ def sde(eta: float = 1.0) -> Solver:
     """
     frame = Frame("x0", eta)
     rule = multistep(frame, 1, lambda frame, nodes, t, s: (frame.total(t, s),))
-    return Solver("sde", rule, 1, eta > 0, "one step of the SDE from ODE (eta 0) to beyond (eta 1)")
+    return Solver("sde", rule, 1, eta > 0, "ddim with noise: ODE (eta 0) to SDE (1), beyond")
 
 
 def edm(churn: float = 40.0, tmin: float = 0.05, tmax: float = 50.0, noise: float = 1.0) -> Solver:

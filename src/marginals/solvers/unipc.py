@@ -36,5 +36,5 @@ def unipc(order: int = 3, variant: Literal["bh1", "bh2"] = "bh2") -> Solver:
         return 0.5 * scale, total - 0.5 * scale  # corrector: the first estimate is at s
 
     rule = multistep(Frame("x0"), order, weigh, corrector=True)
-    about = "predict, then correct with the next estimate, at no extra cost"
+    about = "predict, then correct with the next estimate"
     return Solver("unipc", rule, order + 1, False, about)
