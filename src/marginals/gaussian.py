@@ -5,12 +5,13 @@ given x at λ_max (the decoders). Both belong to the likelihood and to sampling 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from .errors import MarginalsError
 from .pixels import BIN_WIDTH, BINS
 from .scaling import Level, Real
 
@@ -130,6 +131,21 @@ class Prior:
         """KL( q(x | x0) ‖ prior ) in nats, (B,): the prior-matching term of Luo Eq. 58."""
         mean, var = self.moments(level)
         return kl_normal(level.alpha * x0, level.sigma**2, mean, var)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where the walk begins and stops, and the law of x at its noisy end."""
+
+    lam_min: float
+    lam_max: float
+    prior: Prior = field(default_factory=Prior)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lam_min) and math.isfinite(self.lam_max)):
+            raise MarginalsError("Likelihoods need finite noise levels at both ends.")
+        if not self.lam_min < self.lam_max:
+            raise MarginalsError(f"lam_min must be below lam_max: {self.lam_min}, {self.lam_max}.")
 
 
 def gaussian_reconstruction(x0: Tensor, level: Level) -> Tensor:

@@ -1,4 +1,4 @@
-"""How probable is this picture under the model? Three routes to the same number.
+"""How probable is this picture under the model? Routes to the same number.
 
 All numbers are nats (natural logs) per picture; ``Bound.bits_per_dim`` converts. With L(λ) =
 E‖ε − ε̂(x_λ)‖², the error of the denoiser at one level:
@@ -7,44 +7,40 @@ E‖ε − ε̂(x_λ)‖², the error of the denoiser at one level:
   log p(x0) ≥ reconstruction − prior − ½ ∫ L(λ) dλ between λ_min and λ_max.
 * :func:`discrete_elbo` — T steps (Luo Eqs. 58, 110, 130; DDPM): the integral becomes a sum with
   weights ½·(SNR(s)/SNR(t) − 1), always a little looser.
-* :func:`ode_log_prob` — the exact log density under the probability-flow ODE (Song et al. 2021).
+* :func:`immse` — the first integral read against that of a Gaussian, whose log density is known.
+* :func:`ode_log_prob` — the exact log density under the probability-flow ODE (:mod:`.density`).
 
-The two bounds are about the model as a latent-variable model, the last about the model as an
-invertible flow; for the exact denoiser all three give log q(x0).
+The bounds are about the model as a latent-variable model, the last about the model as an
+invertible flow; for the exact denoiser all give log q(x0).
 """
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .bound import Bound as Bound
 from .bound import Terms as Terms
+from .bound import fingerprint
 from .denoiser import Denoiser, expand
+from .density import ode_log_prob as ode_log_prob
 from .errors import MarginalsError
-from .gaussian import Prior, discretised_reconstruction, gaussian_reconstruction, sum_dims
-from .ode import Tick, exact_trace, hutchinson, solve
+from .gaussian import Ends as Ends
+from .gaussian import (
+    Prior,
+    discretised_reconstruction,
+    gaussian_reconstruction,
+    normal_log_prob,
+    sum_dims,
+)
+from .ode import Tick
 from .pixels import to_float
-from .scaling import VP, units
-from .schedule import Logit, Truncated
+from .proposal import Proposal
 from .solvers.grids import grid, uniform_lam
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Where the walk begins and stops, and the law of x at its noisy end."""
-
-    lam_min: float
-    lam_max: float
-    prior: Prior = field(default_factory=Prior)
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.lam_min) and math.isfinite(self.lam_max)):
-            raise MarginalsError("Likelihoods need finite noise levels at both ends.")
-        if not self.lam_min < self.lam_max:
-            raise MarginalsError(f"lam_min must be below lam_max: {self.lam_min}, {self.lam_max}.")
 
 
 def _noise_error(
@@ -97,6 +93,7 @@ def elbo(
     ends: Ends,
     *,
     samples: int = 64,
+    proposal: Proposal | None = None,
     cond: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
@@ -108,24 +105,154 @@ def elbo(
 
     ``x``: float pictures give a bound on the log density; uint8 pictures give a bound on the log
     probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one
-    in each of ``samples`` equal slices of [λ_min, λ_max]. ``dtype``: in which uint8 pictures are
-    given to the denoiser.
+    in each of ``samples`` slices of [λ_min, λ_max] that the ``proposal`` finds equally likely; by
+    default, equal slices. A proposal (:func:`.proposal.learn`) that asks where the loss is large
+    lowers the noise and leaves the mean. ``dtype``: in which uint8 pictures are given to the
+    denoiser.
     """
-    if samples < 1:
-        raise MarginalsError(f"The ELBO needs at least 1 sampled level per picture, not {samples}.")
     x0, pixels = _prepare(x, dtype)
-    span, count = ends.lam_max - ends.lam_min, len(x0)
+    proposal = proposal or Proposal.uniform(ends.lam_min, ends.lam_max)
     losses, lams = [], []
-    for i in range(samples):
-        u = torch.rand(count, generator=generator, dtype=torch.float64)
-        lam = (ends.lam_min + span * (i + u) / samples).to(x0.device)
+    for lam, weight in _sampled_levels(len(x0), samples, proposal, ends, generator):
+        lam = lam.to(x0.device)
         error = _noise_error(denoiser, x0, lam, cond, _randn(x0, generator), ends.prior)
-        losses.append(0.5 * span * error / samples)
+        losses.append(0.5 * weight.to(x0.device) * error)
         lams.append(lam.mean())
         if tick is not None:
-            tick(i + 1, samples)
+            tick(len(lams), samples)
     both = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
-    return _terms(x0, pixels, both, losses, torch.stack(lams))
+    return _terms(x, x0, pixels, both, losses, torch.stack(lams))
+
+
+def _sampled_levels(
+    count: int,
+    samples: int,
+    proposal: Proposal,
+    ends: Ends,
+    generator: torch.Generator | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(λ, weight), (B,) each: Σ weight·f(λ) estimates ∫ f dλ without bias; one level per slice."""
+    if samples < 1:
+        raise MarginalsError(f"The ELBO needs at least 1 sampled level per picture, not {samples}.")
+    proposal.check(ends.lam_min, ends.lam_max)
+    for i in range(samples):
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        lam, density = proposal.sample((i + u) / samples)
+        yield lam, 1.0 / (samples * density)
+
+
+@torch.no_grad()
+def immse(
+    denoiser: Denoiser,
+    x: Tensor,
+    ends: Ends,
+    *,
+    samples: int = 64,
+    proposal: Proposal | None = None,
+    cond: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    tick: Tick | None = None,
+) -> Bound:
+    """log p of float pictures, read off the curve of the denoiser's error (I-MMSE; Guo, Shamai &
+    Verdú 2005; Kong et al. 2023, "Information-theoretic diffusion").
+
+        log p(x0) ≥ log N(x0; m, s²) + ½ ∫ [L_G(λ) − L(λ)] dλ
+
+    with N the Gaussian of the data's moments (``ends.prior``) and L_G(λ) = (1 − c)²·e^λ·‖x0 − m‖²
+    + c²·D, c = sigmoid(λ + 2·log s), the error of *its* denoiser: what the network knows beyond
+    two moments. An equality for the exact denoiser, up to what lies beyond the two ends, where the
+    Gaussian's denoiser counts as the model; so the ends need not be as far out as in :func:`elbo`.
+    """
+    if x.dtype == torch.uint8 or not ends.prior.std > 0:
+        raise MarginalsError(
+            "This reading needs a density: pictures of real numbers (see "
+            "marginals.pixels.dequantise) and data of standard deviation above 0."
+        )
+    proposal = proposal or Proposal.uniform(ends.lam_min, ends.lam_max)
+    mean, std, dims = ends.prior.mean, ends.prior.std, x[0].numel()
+    far = sum_dims((x.double() - mean).square())
+    gain = torch.zeros_like(far)
+    for i, (lam, weight) in enumerate(
+        _sampled_levels(len(x), samples, proposal, ends, generator), 1
+    ):
+        lam, weight = lam.to(x.device), weight.to(x.device)
+        c, rest = _shares(lam, std)
+        reference = rest.square() * lam.exp() * far + c.square() * dims
+        error = _noise_error(denoiser, x, lam, cond, _randn(x, generator), ends.prior)
+        gain = gain + 0.5 * weight * (reference - error)
+        if tick is not None:
+            tick(i, samples)
+    gaussian = normal_log_prob(x, mean, std**2)
+    terms = {"gaussian": gaussian, "gain": gain}
+    about = {"nfe": samples, "terms": terms, "pictures": fingerprint(x)}
+    return Bound(gaussian + gain, "bound", True, dims, **about)
+
+
+def _shares(lam: Tensor, std: float) -> tuple[Tensor, Tensor]:
+    """c = sigmoid(λ + 2·log s) and 1 − c."""
+    shifted = lam.double() + 2.0 * math.log(std)
+    return shifted.sigmoid(), (-shifted).sigmoid()
+
+
+@torch.no_grad()
+def elbo_until(
+    denoiser: Denoiser,
+    x: Tensor,
+    ends: Ends,
+    *,
+    target: float,
+    most: int = 4096,
+    samples: int = 32,
+    tick: Tick | None = None,
+    **options: Any,
+) -> Terms:
+    """:func:`elbo`, again and again until its error bar is small enough.
+
+    Rounds of ``samples`` levels are averaged until ``noise_bits`` (the standard error of the mean
+    bits/dim from levels and noise alone) is at most ``target``, or ``most`` evaluations per picture
+    are spent; the answer says which by its ``noise_bits`` and ``nfe``. At least 4 rounds, so that
+    the error bar means something; ``options`` are those of :func:`elbo`.
+    """
+    if not target > 0 or most < 4 * samples:
+        raise MarginalsError(
+            f"A target above 0 bits/dim and room for 4 rounds of {samples} levels are needed, not "
+            f"{target} and {most} evaluations."
+        )
+    rounds: list[Terms] = []
+    result: Terms | None = None
+    while result is None or (result.noise_bits or 0.0) > target:
+        if (len(rounds) + 1) * samples > most:
+            break
+        rounds.append(elbo(denoiser, x, ends, samples=samples, **options))
+        if tick is not None:
+            tick(len(rounds) * samples, most)
+        if len(rounds) >= 4:
+            result = _averaged(rounds)
+    assert result is not None
+    if tick is not None and len(rounds) * samples < most:
+        tick(most, most)  # as good as all of them
+    return result
+
+
+def _averaged(rounds: list[Terms]) -> Terms:
+    """The mean of independent rounds, with the standard error of every picture."""
+    first, count = rounds[0], len(rounds)
+
+    def mean(part: str) -> Tensor:
+        return torch.stack([getattr(each, part) for each in rounds]).mean(0)
+
+    result = Terms.of_parts(
+        mean("reconstruction"),
+        mean("prior"),
+        mean("matching"),
+        first.at,
+        dims=first.dims,
+        density=first.density,
+        nfe=sum(each.nfe for each in rounds),
+        name="denoising",
+        pictures=first.pictures,
+    )
+    return replace(result, noise=torch.stack([each.nats for each in rounds]).std(0) / count**0.5)
 
 
 @torch.no_grad()
@@ -154,57 +281,17 @@ def discrete_elbo(
         if tick is not None:
             tick(i + 1, steps)
     both = _both_ends(denoiser, x0, ends, pixels, _randn(x0, generator))
-    return _terms(x0, pixels, both, losses, torch.tensor(lams[:-1]))
+    return _terms(x, x0, pixels, both, losses, torch.tensor(lams[:-1]))
 
 
 def _terms(
+    x: Tensor,
     x0: Tensor,
     pixels: Tensor | None,
     both: tuple[Tensor, Tensor],
     losses: list[Tensor],
     lams: Tensor,
 ) -> Terms:
-    about = {"dims": x0[0].numel(), "density": pixels is None, "nfe": len(losses)}
-    return Terms.of_parts(*both, torch.stack(losses, 1), lams, name="denoising", **about)
-
-
-def ode_log_prob(
-    denoiser: Denoiser,
-    x: Tensor,
-    ends: Ends,
-    *,
-    steps: int = 20,
-    cond: Tensor | None = None,
-    exact: bool = False,
-    generator: torch.Generator | None = None,
-    tick: Tick | None = None,
-) -> Bound:
-    """The exact log density of float pictures under the probability-flow ODE (Song et al. 2021,
-    Eq. 39).
-
-        log p(x0) = log prior(x_min) + ∫ ½·α·σ·tr(∂v̂/∂x) dλ + D·log α(λ_max)
-
-    along the path that starts at the picture, taken as x at λ_max; the last term turns VP units
-    into picture units. ``exact``: the whole trace (D backward passes, small D); otherwise
-    Hutchinson's estimate with random signs, unbiased in nats. ``steps`` Runge–Kutta steps of 4
-    evaluations. Whole-number pixels have no density: dequantise them first.
-    """
-    if x.dtype == torch.uint8:
-        raise MarginalsError(
-            "A density needs real numbers: spread whole-number pixels over their bins first with "
-            "marginals.pixels.dequantise."
-        )
-    # equal steps in flow time: the denoiser changes fastest around λ = 0, and slowly at both ends
-    lams = grid(Truncated(Logit(), ends.lam_max, ends.lam_min), steps, final=False)[::-1]
-    signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2.0 - 1.0
-    divergence = exact_trace if exact else hutchinson(signs)
-    start = x * VP(ends.lam_max).alpha
-    last, change, nfe = solve(denoiser, start, lams, cond=cond, divergence=divergence, tick=tick)
-    noisy = denoiser.scaling(ends.lam_min)
-    factor = units(ends.lam_min, VP, denoiser.scaling)
-    dims = x[0].numel()
-    prior = ends.prior.log_prob(last * factor, noisy) + dims * math.log(factor)
-    unit = torch.full_like(prior, dims * math.log(VP(ends.lam_max).alpha))
-    # change = log q(x_min) − log q(x_max) along the path, so it is subtracted
-    terms = {"prior": prior, "divergence": -change, "units": unit}
-    return Bound(prior - change + unit, "exact", True, dims, nfe, terms)
+    about = {"density": pixels is None, "pictures": fingerprint(x), "name": "denoising"}
+    dims, nfe, matching = x0[0].numel(), len(losses), torch.stack(losses, 1)
+    return Terms.of_parts(*both, matching, lams, dims=dims, nfe=nfe, **about)

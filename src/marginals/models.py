@@ -19,16 +19,17 @@ from torch import Tensor
 from .ancestral import Hybrid, Variance, ancestral, chain_elbo
 from .bound import Bound, Terms
 from .denoiser import Denoiser, Net
+from .density import decode, encode
+from .dequantise import slopes, whole_number_log_prob
 from .errors import MarginalsError
 from .gaussian import Prior
 from .generative import DataStats as DataStats
 from .generative import Generative, Labels, check_count
 from .guidance import Guided
 from .learned import LearnedSchedule, end_losses
-from .likelihood import Ends, discrete_elbo, elbo, ode_log_prob
+from .likelihood import Ends, discrete_elbo, elbo, elbo_until, ode_log_prob
 from .noise import item_noise
 from .objective import Objective, spread_uniform
-from .ode import Tick
 from .sampling import Progress, SampleResult, sample
 from .scaling import Scaling
 from .schedule import NoiseSchedule, Tabulated
@@ -170,11 +171,17 @@ class Model(Generative):
             results.append(result)
         return replace(results[0], x=torch.cat([result.x for result in results]))
 
-    def elbo(self, x: Tensor, cond: Labels = None, **options: Any) -> Terms:
-        """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`)."""
+    def elbo(
+        self, x: Tensor, cond: Labels = None, *, target: float | None = None, **options: Any
+    ) -> Terms:
+        """Continuous-time ELBO per picture (:func:`marginals.likelihood.elbo`); with a ``target``,
+        until its error bar in bits/dim is that small (:func:`marginals.likelihood.elbo_until`)."""
         with self._evaluating():
             x, labels = self._checked(x), self._labels(len(x), cond)
-            return elbo(self.net, x, self.ends, cond=labels, dtype=self.dtype, **options)
+            options |= {"cond": labels, "dtype": self.dtype}
+            if target is None:
+                return elbo(self.net, x, self.ends, **options)
+            return elbo_until(self.net, x, self.ends, target=target, **options)
 
     def discrete_elbo(self, x: Tensor, cond: Labels = None, **options: Any) -> Terms:
         """T-step ELBO per picture, term by term (:func:`marginals.likelihood.discrete_elbo`)."""
@@ -231,17 +238,55 @@ class Model(Generative):
         x: Tensor,
         cond: Labels = None,
         *,
-        steps: int = 20,
-        exact: bool = False,
         generator: torch.Generator | None = None,
-        tick: Tick | None = None,
+        **options: Any,
     ) -> Bound:
-        """Log density per picture under the probability-flow ODE; uint8 pixels are dequantised
-        first."""
+        """Log density per picture under the probability-flow ODE
+        (:func:`marginals.density.ode_log_prob`); uint8 pixels are dequantised first."""
         x, labels = self._real(x, generator), self._labels(len(x), cond)
-        options = {"steps": steps, "exact": exact, "generator": generator, "tick": tick}
         with self._evaluating():
-            return ode_log_prob(self.net, x, self.ends, cond=labels, **options)
+            return ode_log_prob(self.net, x, self.ends, cond=labels, generator=generator, **options)
+
+    def whole_number_log_prob(
+        self,
+        x: Tensor,
+        cond: Labels = None,
+        *,
+        draws: int = 8,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Bound:
+        """A bound on log P of uint8 pixels from the density of the ODE, by ``draws`` pictures in
+        each box of bins, drawn along the score (:mod:`marginals.dequantise`); ``options`` are
+        those of :meth:`log_prob`. All draws of a picture share their probes: independent noise
+        inside the logarithm of a mean would lift it above the truth."""
+        seed = int(torch.randint(1 << 32, (), generator=generator))
+        with self._evaluating():
+            labels = self._labels(len(x), cond)
+            slope = slopes(self.net, x, self.lam_max, labels, self.dtype)
+        return whole_number_log_prob(
+            lambda real: self.log_prob(
+                real, cond, generator=torch.Generator().manual_seed(seed), **options
+            ),
+            x,
+            draws=draws,
+            slope=slope,
+            dtype=self.dtype,
+            generator=generator,
+        )
+
+    def encode(self, x: Tensor, cond: Labels = None, **options: Any) -> Tensor:
+        """The standard normal noise from which the ODE makes these pictures
+        (:func:`marginals.density.encode`); uint8 pixels stand at the centres of their bins."""
+        with self._evaluating():
+            real, labels = self._centres(x, None), self._labels(len(x), cond)
+            return encode(self.net, real, self.ends, cond=labels, **options)
+
+    def decode(self, noise: Tensor, cond: Labels = None, **options: Any) -> Tensor:
+        """The pictures that the ODE makes of standard normal noise; undoes :meth:`encode`."""
+        with self._evaluating():
+            labels = self._labels(len(noise), cond)
+            return decode(self.net, noise, self.ends, cond=labels, **options)
 
     def convert(self, scaling: Scaling) -> "Model":
         """The same model presented in other units, sharing every weight. Nothing is retrained."""

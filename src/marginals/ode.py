@@ -29,23 +29,25 @@ Tick = Callable[[int, int], None]
 """Called with (network evaluations done, network evaluations in all)."""
 
 
-def exact_trace(v: Tensor, x: Tensor) -> Tensor:
-    """tr(∂v/∂x) by D backward passes: exact, for small D."""
+def exact_trace(v: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
+    """tr(∂v/∂x) by D backward passes: exact, for small D. ``graph``: it can be differentiated."""
     flat = v.flatten(1).sum(0)
-    rows = (torch.autograd.grad(entry, x, retain_graph=True)[0].flatten(1) for entry in flat)
-    return torch.stack([row[:, i] for i, row in enumerate(rows)], 1).double().sum(1)
+    grads = (torch.autograd.grad(e, x, retain_graph=True, create_graph=graph)[0] for e in flat)
+    return torch.stack([grad.flatten(1)[:, i] for i, grad in enumerate(grads)], 1).double().sum(1)
 
 
-def hutchinson(probe: Tensor) -> Divergence:
+def hutchinson(probe: Tensor, *, keep: bool = False, graph: bool = False) -> Divergence:
     """tr(∂v/∂x) ≈ probeᵀ(∂v/∂x)probe with one backward pass (Hutchinson 1989; Grathwohl et al.
     2019).
 
     ``probe`` has mean 0 and covariance I; one probe is kept for a whole solve, so that the
-    integrand stays smooth. Random signs have the smallest variance.
+    integrand stays smooth. Random signs have the smallest variance. ``keep``: v is asked again,
+    with another probe; ``graph``: the answer can be differentiated.
     """
 
     def divergence(v: Tensor, x: Tensor) -> Tensor:
-        (grad,) = torch.autograd.grad((v * probe).sum(), x)
+        product = (v * probe).sum()
+        (grad,) = torch.autograd.grad(product, x, retain_graph=keep or graph, create_graph=graph)
         return (grad * probe).flatten(1).double().sum(1)
 
     return divergence
@@ -63,7 +65,8 @@ def solve(
     """Follow the ODE through the levels ``lams`` (in either direction), x in VP units.
 
     Returns x at the last level, the change of log density along the path (B,) in nats (zero without
-    ``divergence``), and the number of network evaluations, 4 per step.
+    ``divergence``; (K, B) if that answers for K probes), and the number of network evaluations, 4
+    per step.
     """
     if len(lams) < 2:
         raise MarginalsError("The ODE needs at least two noise levels: ask for at least 1 step.")

@@ -47,8 +47,16 @@ class Evaluate(Command):
     """Held-out pictures whose likelihood is measured."""
     levels: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Noise levels per picture in the bounds of a diffusion model (T)."""
-    ode_steps: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Runge-Kutta steps of the exact route, four evaluations each."""
+    tolerance: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    """Error that each step of the exact route may make, in nats per pixel value; each picture
+    takes steps as small as that needs."""
+    ode_steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
+    """So many equal Runge-Kutta steps of the exact route instead, four evaluations each."""
+    probes: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Random directions in which the exact route measures how much the flow spreads."""
+    target_stderr: Annotated[float | None, arg(metavar="BITS"), Field(gt=0)] = None
+    """Go on with the continuous-time bounds, beyond --levels, until random levels and noise blur
+    them by less than this in bits/dim (at most 4096 evaluations per picture)."""
     importance: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Latents per picture in the importance-weighted bound of a VAE (k)."""
     samples: Annotated[int, Field(ge=0)] = 500
@@ -93,7 +101,14 @@ class Evaluate(Command):
 
         x, labels = (t.to(model.device) for t in some(held_out, self.pictures))
         cond = labels if model.data and model.data.classes else None
-        effort = Effort(self.levels, self.ode_steps, self.importance)
+        effort = Effort(
+            self.levels,
+            self.ode_steps,
+            self.importance,
+            tolerance=self.tolerance,
+            probes=self.probes,
+            target=self.target_stderr,
+        )
         routes = measure(model, x, cond, effort, seed=self.seed)
         about = {"pictures": len(x), "conditional": cond is not None}
         rows = [route.as_json() for route in routes]
@@ -141,9 +156,10 @@ def _text(report: dict[str, Any]) -> str:
     ]
     for row in likelihood["routes"]:
         error = "" if row["stderr"] is None else f"±{row['stderr']:.3f}"
+        blur = f", ±{row['noise']:.4f} of it by chance" if "noise" in row else ""
         lines.append(
             f"  {row['route']:<40}{row['bits_per_dim']:>9.3f}  {error:>7}  "
-            f"{row['evaluations']:>11}  {row['kind']} of {row['of']}"
+            f"{row['evaluations']:>11}  {row['kind']} of {row['of']}{blur}"
         )
     lines += [f"  {line}" for line in likelihood["means"]]
     for row in likelihood["routes"]:

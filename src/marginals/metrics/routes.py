@@ -13,16 +13,16 @@ chain of T steps with its own decoder; a ladder has its ELBO and the importance-
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from marginals.bound import Bound, Terms
+from marginals.density import TICKS
 from marginals.generative import Generative
 from marginals.ladder import Ladder
+from marginals.metrics.measured import Effort, Measured, Route
 from marginals.models import Model
 from marginals.noise import stream_seed
 from marginals.pixels import dequantise
@@ -40,101 +40,11 @@ __all__ = [
 
 Tick = Callable[[int], object]
 
-_LN2 = 0.6931471805599453
 _BATCH = 64
 """Pictures at once: the ODE's gradients need memory."""
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How much work each route may do per picture."""
-
-    levels: int = 64
-    """Noise levels of the ELBOs (T of the discrete one; there is also one with 2T)."""
-    ode_steps: int = 20
-    """Runge-Kutta steps of the exact route, four evaluations each."""
-    importance: int = 64
-    """k of the importance-weighted bound of ladders, and walks of their ELBO."""
-    only: tuple[str, ...] = ()
-    """Keys of the routes to take; () for all that the model has."""
-
-    def takes(self, key: str) -> bool:
-        return not self.only or key in self.only
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way to the likelihood; ``bound`` holds the numbers of every picture."""
-
-    key: str
-    title: str
-    bound: Bound
-    equations: str
-
-    @property
-    def kind(self) -> str:
-        """What kind of number it is, in the words of the table."""
-        return f"{self.bound.kind}, {self.bound.of.removesuffix(' pixels')}"
-
-    def terms(self) -> dict[str, float]:
-        """The parts of the mean in bits/dim; they add up to it. Pixel bins cost 7 bits."""
-        bits = {
-            name: float(-nats.mean() / (self.bound.dims * _LN2))
-            for name, nats in self.bound.terms.items()
-        }
-        return bits | ({"pixel bins": 7.0} if self.bound.density else {})
-
-    def paid(self) -> dict[str, float]:
-        """Nats paid at every latent, mean over pictures: by λ, or by the number of the rung."""
-        if not isinstance(self.bound, Terms):
-            return {}
-        nats = self.bound.matching.mean(0).tolist()
-        paid = {f"{at:g}": value for at, value in zip(self.bound.at.tolist(), nats, strict=True)}
-        if self.key == "elbo":  # of a ladder, whose top rung is a latent like the others
-            paid = {str(len(paid) + 1): float(self.bound.prior.mean())} | paid
-        return paid
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One route over all pictures, in bits/dim; less is better."""
-
-    key: str
-    title: str
-    kind: str
-    """"bound": the truth is at most this. "exact": it is this."""
-    of: str
-    """What has this probability."""
-    evaluations: int
-    bits: Tensor
-    """(N,), one number per picture."""
-    terms: dict[str, float]
-    """The parts of the mean; they add up to it."""
-    paid: dict[str, float]
-    """Nats per picture at every level of noise (by λ) or at every rung (by its number, 1 beside
-    the picture)."""
-
-    @property
-    def mean(self) -> float:
-        return float(self.bits.mean())
-
-    @property
-    def stderr(self) -> float | None:
-        """Standard error of the mean over pictures; None for a single one."""
-        return float(self.bits.std() / len(self.bits) ** 0.5) if len(self.bits) > 1 else None
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the numbers of single pictures."""
-        return {
-            "route": self.title,
-            "bits_per_dim": self.mean,
-            "stderr": self.stderr,
-            "kind": self.kind,
-            "of": self.of,
-            "evaluations": self.evaluations,
-            "terms": self.terms,
-            **({"rungs": self.paid} if self.key == "elbo" else {}),
-        }
+_ROUND, _MOST = 32, 4096
+"""Levels of a round, and at most, of a bound that goes on until its error bar is small enough."""
 
 
 def routes(
@@ -155,7 +65,10 @@ def cost(model: Generative, effort: Effort) -> int:
     costs = dict.fromkeys(("elbo", "iwae"), effort.importance)
     if isinstance(model, Model):
         costs = {"discrete": levels, "discrete_2": 2 * levels, "continuous": levels}
-        costs |= {"ode": 4 * effort.ode_steps, "decoder": levels, "chain": len(_lams(model))}
+        if effort.target is not None:
+            costs |= {"continuous": _MOST}
+        ode = TICKS if effort.ode_steps is None else 4 * effort.ode_steps
+        costs |= {"ode": ode, "decoder": costs["continuous"], "chain": len(_lams(model))}
     return sum(each for key, each in costs.items() if effort.takes(key))
 
 
@@ -213,10 +126,26 @@ def together(parts: Sequence[Route]) -> Measured:
         return dict(zip(tables[0], sums, strict=True))
 
     about = first.bound
+    nfe = round(sum(w * part.bound.nfe for w, part in zip(weights, parts, strict=True)))
+    noises = [part.bound.noise_bits for part in parts]
+    noise = sum((w * n) ** 2 for w, n in zip(weights, noises, strict=True) if n is not None) ** 0.5
     return Measured(
-        first.key, first.title, about.kind, about.of, about.nfe, bits,
+        first.key, first.title, about.kind, about.of, nfe, bits,
         mean([part.terms() for part in parts]), mean([part.paid() for part in parts]),
+        None if None in noises else noise,
     )  # fmt: skip
+
+
+def _meter(tick: Tick, pictures: int) -> Callable[[int, int], None]:
+    """From (evaluations done, in all) of one picture to the evaluations of all of them."""
+    said = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        tick(pictures * (done - said))
+        said = done
+
+    return report
 
 
 Plans = dict[str, Callable[[], Route]]
@@ -229,7 +158,11 @@ def _diffusion_plans(
     x, levels = dequantised(pixels, seed), effort.levels
 
     def options(draw: int) -> dict[str, Any]:
-        return {"generator": generator(seed, draw), "tick": lambda done, total: tick(len(x))}
+        return {"generator": generator(seed, draw), "tick": _meter(tick, len(x))}
+
+    many: dict[str, Any] = {"samples": levels}
+    if effort.target is not None:
+        many = {"target": effort.target, "samples": _ROUND, "most": _MOST}
 
     def discrete(key: str, steps: int, draw: int) -> Route:
         bound = model.discrete_elbo(x, cond, steps=steps, **options(draw))
@@ -237,17 +170,18 @@ def _diffusion_plans(
         return Route(key, title, bound, "Luo Eqs. 58, 85, 110, 130")
 
     def continuous() -> Route:
-        bound = model.elbo(x, cond, samples=levels, **options(3))
+        bound = model.elbo(x, cond, **many, **options(3))
         source = "Luo Eq. 58 with T → ∞; Kingma et al. 2021"
         return Route("continuous", "continuous-time ELBO (T → ∞)", bound, source)
 
     def ode() -> Route:
-        bound = model.log_prob(x, cond, steps=effort.ode_steps, **options(4))
+        how = {"steps": effort.ode_steps, "probes": effort.probes, "tolerance": effort.tolerance}
+        bound = model.log_prob(x, cond, **how, **options(4))
         source = "Song et al. 2021, Eq. 39; score from Luo Eq. 151"
         return Route("ode", "probability-flow ODE", bound, source)
 
     def decoder() -> Route:
-        bound = model.elbo(pixels, cond, samples=levels, **options(5))
+        bound = model.elbo(pixels, cond, **many, **options(5))
         source = "Luo Eq. 58 with the decoder of Kingma et al. 2021"
         return Route("decoder", "continuous-time ELBO, 256-way decoder", bound, source)
 
@@ -275,7 +209,7 @@ def _ladder_plans(
     k, x = effort.importance, dequantised(pixels, seed) if model.decoder.density else pixels
 
     def options(draw: int) -> dict[str, Any]:
-        each = {"generator": generator(seed, draw), "tick": lambda done, total: tick(len(pixels))}
+        each = {"generator": generator(seed, draw), "tick": _meter(tick, len(pixels))}
         return each | {"samples": k}
 
     def elbo() -> Route:
