@@ -29,8 +29,6 @@ from .scaling import VP, Scaling
 from .solvers.table import Solver, Table
 
 LAM_MIN, LAM_MAX = -4.0, 4.0
-STEPS = {False: (64, 128, 256, 512), True: (512, 1024, 2048)}
-"""For deterministic solvers; for stochastic ones, some of which begin to converge later."""
 DATA_MEAN, DATA_VAR = 0.7, 0.25
 
 
@@ -50,10 +48,17 @@ def converge(solver: Solver, steps: Sequence[int] | None = None) -> Convergence:
             "ask for another solver"
         )
     error = weak_error if solver.stochastic else flow_error
-    steps = steps or STEPS[solver.stochastic]
+    steps = steps or _steps(solver)
     errors = tuple(error(solver, levels(n)) for n in steps)
     slope = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
     return Convergence(tuple(steps), errors, slope)
+
+
+def _steps(solver: Solver) -> tuple[int, ...]:
+    """Numbers of steps at which a solver has settled to its order; some do so late."""
+    if solver.stochastic:
+        return 512, 1024, 2048
+    return (256, 512, 1024) if (solver.order or 0) > 4 else (96, 192, 384, 768)
 
 
 def levels(steps: int) -> list[float]:

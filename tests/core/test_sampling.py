@@ -5,13 +5,29 @@ import math
 import pytest
 import torch
 
-from marginals.denoiser import Estimate
+from marginals.denoiser import Estimate, Rescaled
 from marginals.errors import MarginalsError
 from marginals.noise import item_noise
-from marginals.oracle import Mixture
+from marginals.oracle import Gaussian, Mixture
 from marginals.sampling import sample
-from marginals.scaling import FLOW, VP
-from marginals.solvers import SOLVERS, ddim, ddpm, dpmpp_2m, euler_maruyama, heun, langevin
+from marginals.scaling import FLOW, VE, VP, units
+from marginals.solvers import (
+    SOLVERS,
+    ddim,
+    ddpm,
+    dpm_2,
+    dpmpp_2m,
+    edm,
+    euler_maruyama,
+    heun,
+    langevin,
+    langevin_adaptive,
+    predictor_corrector,
+    sa,
+    sde,
+    sde_dpmpp_2m,
+    sde_dpmpp_3m,
+)
 from marginals.solvers.table import Row, Solver
 
 LAMS = [-6.0, -2.0, 0.0, 3.0, math.inf]
@@ -61,7 +77,10 @@ def test_every_solver_denoises_a_constant_denoiser_exactly(solver):
     assert torch.allclose(sample(Constant(), X, LAMS, solver).x, c, rtol=1e-13, atol=1e-14)
 
 
-STOCHASTIC = [ddpm(), ddim(0.5), euler_maruyama(), langevin(2)]
+STOCHASTIC = [
+    *[ddpm(), ddim(0.5), euler_maruyama(), langevin(2), sde(1.3), sa(), sde_dpmpp_3m()],
+    *[edm(), predictor_corrector(), langevin_adaptive(2)],
+]
 
 
 @pytest.mark.parametrize("solver", [*STOCHASTIC, dpmpp_2m()], ids=lambda s: s.name)
@@ -78,7 +97,7 @@ def test_a_picture_depends_on_its_seed_alone(solver):
     assert torch.equal(again, whole)
 
 
-@pytest.mark.parametrize("solver", STOCHASTIC, ids=lambda s: s.name)
+@pytest.mark.parametrize("solver", [s for s in STOCHASTIC if "_" not in s.name or "sde" in s.name])
 def test_fresh_noise_is_keyed_by_seed_and_draw(solver):
     """Draw 0 made the starting noise, so the walk uses draws 1, 2, 3, …"""
     rows = solver.table([VP(lam) for lam in LAMS])
@@ -97,6 +116,57 @@ def test_fresh_noise_is_keyed_by_seed_and_draw(solver):
     other = sample(ORACLE, X, LAMS, solver, seeds=range(6)).x
     assert torch.equal(sample(ORACLE, X, LAMS, solver).x, other)  # the default seeds
     assert not torch.allclose(other, got)
+
+
+SDE = [ddpm(), ddim(0.5), euler_maruyama(), sde(0.6), sde(1.4), sde_dpmpp_2m(), sa()]
+
+
+def names(solvers):
+    return [f"{s.name}-{k}" for k, s in enumerate(solvers)]
+
+
+@pytest.mark.parametrize("solver", SDE, ids=names(SDE))
+def test_one_brownian_path_is_refined_by_more_steps(solver):
+    """Strong convergence: the same seed at 8, 16, 32 … steps tends to one picture, at the rate of
+    additive noise (order 1); with fresh noise it stays as far away as another seed."""
+    oracle = Gaussian(torch.tensor([0.5, -1.0]), torch.tensor([[0.5, 0.3], [0.3, 0.4]]))
+    x = item_noise(range(64), (2,), dtype=torch.float64)
+
+    def walk(n, brownian=True):
+        lams = [-4.0 + 8.0 * (i / n) for i in range(n + 1)]
+        return sample(oracle, x, lams, solver, brownian=brownian).x
+
+    def gap(a, b):
+        return (a - b).square().mean().sqrt().item()
+
+    finest = walk(1024)
+    errors = [gap(walk(n), finest) for n in (16, 32, 64, 128)]
+    slope = math.log2(errors[0] / errors[-1]) / 3
+    assert slope == pytest.approx(1.0, abs=0.25), errors
+    assert errors[-1] < 0.1 * gap(walk(128, False), walk(1024, False))
+
+
+def test_a_brownian_picture_depends_on_its_seed_alone():
+    seeds = [11, 5, 8, 2, 90, 7]
+    whole = sample(ORACLE, X, LAMS, sa(), seeds=seeds, brownian=True).x
+    part = sample(ORACLE, X[2:4], LAMS, sa(), seeds=seeds[2:4], brownian=True).x
+    assert torch.allclose(part, whole[2:4], rtol=1e-12, atol=1e-13)
+    # a deterministic walk has no noise, and Langevin's moves have no path
+    for solver in (dpmpp_2m(), langevin(2)):
+        fresh = sample(ORACLE, X, LAMS, solver).x
+        assert torch.equal(sample(ORACLE, X, LAMS, solver, brownian=True).x, fresh)
+
+
+def test_a_walk_in_the_units_of_the_denoiser():
+    """States between the levels are rewritten from VP units: the denoiser never sees others."""
+    for scaling in (FLOW, VE):
+        watched = Watched(Rescaled(ORACLE, scaling))
+        x = X * units(LAMS[0], VP, scaling)
+        sample(watched, x, LAMS, dpm_2())
+        wanted = Watched()
+        sample(wanted, X, LAMS, dpm_2())
+        for (lam, _, got), (at, _, want) in zip(watched.calls, wanted.calls, strict=True):
+            assert lam == at and torch.allclose(got * units(lam, scaling, VP), want, rtol=1e-11)
 
 
 def test_conditions_reach_the_denoiser():

@@ -15,6 +15,7 @@ from marginals.scaling import FLOW, SUB_VP, VE, VP, units
 from marginals.schedule import Cosine, LinearBeta
 from marginals.solvers import (
     Frame,
+    abm,
     adams,
     ddim,
     deis,
@@ -211,9 +212,12 @@ def test_names_of_the_same_table(scaling):
 
 def test_adams_of_a_schedule_is_deis():
     at = [VP(lam) for lam in LAMS]
-    assert same(adams(3, "eps", LinearBeta()).table(at), deis().table(at))
-    assert same(adams(2, "eps", Cosine()).table(at), deis(2, Cosine()).table(at))
-    assert same(adams(4, "eps", "r").table(at), lms().table(at))
+    at = [*at, VP(math.inf)]
+    assert same(adams(3, "eps", LinearBeta(), last=3).table(at), deis().table(at))
+    assert same(adams(2, "eps", Cosine(), last=2).table(at), deis(2, Cosine()).table(at))
+    assert same(adams(4, "eps", "r", last=4).table(at), lms().table(at))
+    wanted = adams(3, "flow", "t", corrector=True, last=2)
+    assert same(wanted.table(at), abm().table(at))
 
 
 def test_equal_steps_give_the_coefficients_of_the_textbook():
@@ -234,7 +238,9 @@ def test_equal_steps_give_the_coefficients_of_the_textbook():
 def test_the_past_begins_anew_after_an_infinite_level():
     at = [VP(lam) for lam in (-math.inf, -3.0, -1.0, 1.0, math.inf)]
     assert adams(4, "x0").table(at)[-1].d == {3: 1.0} == adams(4, "v", "lam").table(at)[-1].d
-    assert len(adams(4, "v", "angle").table(at)[-1].d) == 3  # w and c are finite at the data
+    for last in (2, 3, 4):
+        assert len(adams(4, "v", "angle", last=last).table(at)[-1].d) == min(last, 3)
+    assert len(lms().table(at)[-1].d) == 3  # w and c are finite at the data
     for solver in (adams(4), lms(), unipc(), adams(2, "v"), adams(2, "flow", corrector=True)):
         rows = solver.table(at)
         assert all(math.isfinite(c) for row in rows for c in (*row.x.values(), *row.d.values()))
@@ -258,6 +264,10 @@ BAD = {
     "coordinate": lambda: adams(2, "eps", "q"),  # type: ignore[arg-type]
     "order": lambda: adams(0),
     "high order": lambda: adams(5),
+    "last of x0": lambda: adams(3, "x0", "t", last=2),
+    "last in lam": lambda: adams(3, "eps", "lam", last=2),
+    "last above order": lambda: adams(2, "eps", "r", last=3),
+    "no last": lambda: adams(2, "eps", "r", last=0),
     "unipc": lambda: unipc(4),
     "variant": lambda: unipc(2, "bh3"),  # type: ignore[arg-type]
 }

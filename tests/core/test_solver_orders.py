@@ -14,6 +14,7 @@ from marginals.scaling import FLOW, SUB_VP, VE, VP
 from marginals.schedule import Cosine
 from marginals.solvers import (
     SOLVERS,
+    abm,
     adams,
     ddim,
     ddpm,
@@ -45,6 +46,7 @@ MEMBERS = {
     "adams 3, v in λ": adams(3, "v", "lam"),
     "adams 3, v corrected": adams(3, "v", "angle", corrector=True),
     "adams 4": adams(4),
+    "abm 4": abm(4),
     "adams 4, flow": adams(4, "flow", "t"),
     "adams 2, flow corrected": adams(2, "flow", "t", corrector=True),
     "unipc 1": unipc(1),

@@ -138,9 +138,7 @@ class BetaTime(NoiseSchedule):
 
     def _dlam(self, t: Tensor) -> Tensor:
         x = _beta_quantile(t, self.a, self.b)
-        log_norm = math.lgamma(self.a + self.b) - math.lgamma(self.a) - math.lgamma(self.b)
-        density = (log_norm + (self.a - 1) * x.log() + (self.b - 1) * torch.log1p(-x)).exp()
-        return self.base._dlam(x) / density
+        return self.base._dlam(x) / _beta_density(x, self.a, self.b)
 
 
 def _beta_share(x: Tensor, a: float, b: float) -> Tensor:
@@ -163,17 +161,29 @@ def _beta_fraction(x: Tensor, a: float, b: float) -> Tensor:
         for term in (even, odd):
             d, c = 1.0 / (1.0 + term * d), 1.0 + term / c
             value = value * c * d
+        if bool(((c * d - 1.0).abs() < 4e-16).all()):
+            break
     return torch.where(x > 0, front * value, 0.0)
 
 
 def _beta_quantile(t: Tensor, a: float, b: float) -> Tensor:
-    """The inverse of :func:`_beta_share` by bisection."""
-    low, high = torch.zeros_like(t), torch.ones_like(t)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        below = _beta_share(middle, a, b) < t
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(t <= 0, 0.0, torch.where(t >= 1, 1.0, 0.5 * (low + high)))
+    """The inverse of :func:`_beta_share` by Newton's method, with a bisection where it leaves the
+    interval that holds the root."""
+    low, high, x = torch.zeros_like(t), torch.ones_like(t), torch.full_like(t, 0.5)
+    inner = torch.where((t > 0) & (t < 1), t, 0.5)
+    for _ in range(100):
+        gap = _beta_share(x, a, b) - inner
+        low, high = torch.where(gap < 0, x, low), torch.where(gap < 0, high, x)
+        step = x - gap / _beta_density(x, a, b)
+        before, x = x, torch.where((step > low) & (step < high), step, 0.5 * (low + high))
+        if bool(((x - before).abs() <= 1e-14 * x).all()):
+            break
+    return torch.where(t <= 0, 0.0, torch.where(t >= 1, 1.0, x))
+
+
+def _beta_density(x: Tensor, a: float, b: float) -> Tensor:
+    log_norm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return (log_norm + (a - 1.0) * x.log() + (b - 1.0) * torch.log1p(-x)).exp()
 
 
 def _karras(rho: float = 7.0) -> Grid:

@@ -15,8 +15,9 @@ there: the same polynomial with one point more, without a further evaluation (Un
 so does SA-Solver for the SDE).
 
 The first steps have no past and are of lower order: order k is reached where they are short. A step
-from λ = −∞ is the exact one of first order, and so is one to λ = ∞ unless the frame and the
-coordinate are finite there (eps, v and flow with r, angle, t or a schedule's time).
+from λ = −∞ is the exact one of first order, and so is one to λ = ∞, unless the frame and the
+coordinate are finite there (eps, v, flow; r, angle, t, a schedule's time) and ``last`` asks for
+more.
 """
 
 import itertools
@@ -51,13 +52,15 @@ def adams(
     *,
     eta: float = 0.0,
     corrector: bool = False,
+    last: int = 1,
 ) -> Solver:
     """Adams–Bashforth of ``order`` in any frame and coordinate, exactly integrated.
 
     X_s = X_t + Σ_j P_j·∫ℓ_j(c(w)) dw over the last ``order`` predictions (frame, coordinate: see
     :mod:`.frames`). ``corrector`` adds the Adams–Moulton step that uses the next evaluation as
-    well (order + 1). ``eta`` > 0 is the SDE, of weak order 2 at most: fresh noise reaches the
-    estimate one step late, and is made up for in the steps after it.
+    well (order + 1). ``last`` is the order of the step to λ = ∞: above 1 for the frames and
+    coordinates that are finite there. ``eta`` > 0 is the SDE, of weak order 2 at most: fresh noise
+    reaches the estimate one step late, and is made up for in the steps after it.
     """
     if not 1 <= order <= 4:
         raise MarginalsError(f"Adams methods have order 1 to 4 here, not {order}")
@@ -71,15 +74,20 @@ def adams(
     if eta:
         reached = min(reached, 2)
     about = "continue the last predictions by a polynomial"
-    rule = multistep(chosen, order, exact, corrector, ends=reaches_data(chosen, coordinate))
+    if not 1 <= last <= order or (last > 1 and not reaches_data(chosen, coordinate)):
+        raise MarginalsError(
+            f"the last step has order 1 to {order}, and order 1 in the frame x0 or the coordinates "
+            f"lam and kappa, which are infinite at the data; not {last}"
+        )
+    rule = multistep(chosen, order, exact, corrector, last=last)
     return Solver("adams", rule, reached, eta > 0, about)
 
 
 def multistep(
-    frame: Frame, order: int, weigh: Weigh, corrector: bool = False, *, ends: bool = False
+    frame: Frame, order: int, weigh: Weigh, corrector: bool = False, *, last: int = 1
 ) -> Callable[[Sequence[Level[float]]], Table]:
-    """The rule of a multistep solver with the weights of ``weigh``; ``ends``: they know how to go
-    to λ = ∞, otherwise that step is the one of first order."""
+    """The rule of a multistep solver with the weights of ``weigh``; ``last`` is the order of a step
+    to λ = ∞, above 1 only if w and the coordinate are finite there."""
 
     def rule(levels: Sequence[Level[float]]) -> Table:
         rows: Table = []
@@ -95,13 +103,13 @@ def multistep(
             return dict(zip(nodes, values, strict=True))
 
         for t, s in itertools.pairwise(levels):
-            if infinite(t) or (infinite(s) and not ends):
+            if infinite(t) or (infinite(s) and last == 1):
                 first = Frame("x0", frame.eta)
                 row = advance(first, at, state, s, {past[0]: first.total(t.lam, s.lam)})
                 state = append(_noisy(frame, row, t, s))
                 past = [state]
                 continue
-            known = past[:order]
+            known = past[: last if infinite(s) else order]
             used = shares(known, t, s)
             moved = append(_noisy(frame, advance(frame, at, state, s, used), t, s))
             if corrector and s is not levels[-1]:
@@ -164,20 +172,23 @@ def dpm_3m() -> Solver:
 
 def lms(order: int = 4) -> Solver:
     """Linear multistep (k-diffusion's LMS): ε̂ as a polynomial in r = σ/α, Adams–Bashforth on
-    dx/dσ = ε̂. It is also DEIS's ρAB (Zhang & Chen 2023)."""
+    dx/dσ = ε̂, down to σ = 0. It is also DEIS's ρAB (Zhang & Chen 2023)."""
     about = "the last noises, a polynomial in σ"
-    return _named(adams(order, "eps", "r"), "lms", about)
+    return _named(adams(order, "eps", "r", last=order), "lms", about)
 
 
-def abm(order: int = 3, frame: FrameName = "flow", coordinate: Coordinate = "t") -> Solver:
+def abm(
+    order: int = 3, frame: FrameName = "flow", coordinate: Coordinate = "t", last: int = 2
+) -> Solver:
     """Adams–Bashforth–Moulton: the textbook's predictor and corrector, by default on rectified
     flow's dX/dt = ε̂ − x̂0, at one evaluation a step.
 
     UniPC is the same in the x0 frame and in λ. A velocity is finite from pure noise to the data,
-    and so is its time: the last step, to λ = ∞, is a step like the others.
+    and so is its time, so the last step, to λ = ∞, need not be of first order.
     """
+    last = min(last, order)
     about = "predict, correct, in rectified flow's time"
-    return _named(adams(order, frame, coordinate, corrector=True), "abm", about)
+    return _named(adams(order, frame, coordinate, corrector=True, last=last), "abm", about)
 
 
 def deis(order: int = 3, schedule: NoiseSchedule | None = None) -> Solver:
@@ -185,7 +196,7 @@ def deis(order: int = 3, schedule: NoiseSchedule | None = None) -> Solver:
     of the VP process with linear β, which the paper used."""
     clock = LinearBeta() if schedule is None else schedule
     about = "the last noises, a polynomial in time"
-    return _named(adams(order, "eps", clock), "deis", about)
+    return _named(adams(order, "eps", clock, last=order), "deis", about)
 
 
 def sde_dpmpp_2m(eta: float = 1.0) -> Solver:
