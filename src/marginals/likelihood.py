@@ -26,42 +26,19 @@ from torch import Tensor
 from .bound import Bound as Bound
 from .bound import Terms as Terms
 from .bound import fingerprint
-from .denoiser import Denoiser, expand
+from .denoiser import Denoiser
 from .density import ode_log_prob as ode_log_prob
 from .errors import MarginalsError
 from .gaussian import Ends as Ends
 from .gaussian import (
-    Prior,
     discretised_reconstruction,
     gaussian_reconstruction,
     normal_log_prob,
-    sum_dims,
 )
 from .ode import Tick
 from .pixels import to_float
-from .proposal import Proposal
+from .proposal import Proposal, Reference, noise_error
 from .solvers.grids import grid, uniform_lam
-
-
-def _noise_error(
-    denoiser: Denoiser,
-    x0: Tensor,
-    lam: float | Tensor,
-    cond: Tensor | None,
-    eps: Tensor,
-    prior: Prior,
-) -> Tensor:
-    """An unbiased estimate of E‖ε − ε̂(α·x0 + σ·ε)‖² from one draw of ε, (B,) in float64.
-
-    The draw's own ‖ε‖² is most of the estimate's noise at clean levels, and its mean D is known.
-    For Gaussian data of the prior's variance s² it enters with the weight c = sigmoid(λ + 2·log
-    s)², so c·(‖ε‖² − D) is taken off: the mean stays, the variance falls (a control variate).
-    """
-    _, alpha, sigma = (expand(value, x0) for value in denoiser.scaling(lam))
-    error = sum_dims((denoiser(alpha * x0 + sigma * eps, lam, cond).eps - eps).square())
-    log_var = 2.0 * math.log(prior.std) if prior.std > 0 else -math.inf
-    weight = torch.sigmoid(torch.as_tensor(lam, dtype=torch.float64) + log_var).square()
-    return error - weight.to(error) * (sum_dims(eps.square()) - eps[0].numel())
 
 
 def _both_ends(
@@ -106,17 +83,19 @@ def elbo(
     ``x``: float pictures give a bound on the log density; uint8 pictures give a bound on the log
     probability of their whole-number pixels (256-way decoder). ``samples`` levels per picture, one
     in each of ``samples`` slices of [λ_min, λ_max] that the ``proposal`` finds equally likely; by
-    default, equal slices. A proposal (:func:`.proposal.learn`) that asks where the loss is large
-    lowers the noise and leaves the mean. ``dtype``: in which uint8 pictures are given to the
+    default, equal slices. A proposal (:func:`.proposal.learn`) that asks where the error is
+    noisy lowers the noise and leaves the mean. What a Gaussian's error would be is integrated
+    exactly, and only the rest of L is sampled. ``dtype``: in which uint8 pictures are given to the
     denoiser.
     """
     x0, pixels = _prepare(x, dtype)
     proposal = proposal or Proposal.uniform(ends.lam_min, ends.lam_max)
-    losses, lams = [], []
-    for lam, weight in _sampled_levels(len(x0), samples, proposal, ends, generator):
-        lam = lam.to(x0.device)
-        error = _noise_error(denoiser, x0, lam, cond, _randn(x0, generator), ends.prior)
-        losses.append(0.5 * weight.to(x0.device) * error)
+    losses, lams, reference = [], [], Reference.of(x0, ends.prior)
+    for lam, weight, low, high in _sampled_levels(len(x0), samples, proposal, ends, generator):
+        lam, weight = lam.to(x0.device), weight.to(x0.device)
+        error = noise_error(denoiser, x0, lam, cond, _randn(x0, generator), ends.prior)
+        known = reference.integral(low, high)
+        losses.append(0.5 * (known + weight * (error - reference.error(lam))))
         lams.append(lam.mean())
         if tick is not None:
             tick(len(lams), samples)
@@ -130,15 +109,17 @@ def _sampled_levels(
     proposal: Proposal,
     ends: Ends,
     generator: torch.Generator | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(λ, weight), (B,) each: Σ weight·f(λ) estimates ∫ f dλ without bias; one level per slice."""
+) -> Iterator[tuple[Tensor, Tensor, float, float]]:
+    """(λ, weight, low, high), (B,) each for the first two: Σ weight·f(λ) estimates ∫ f dλ without
+    bias, one level in each slice from low to high."""
     if samples < 1:
         raise MarginalsError(f"The ELBO needs at least 1 sampled level per picture, not {samples}.")
     proposal.check(ends.lam_min, ends.lam_max)
-    for i in range(samples):
+    edges, _ = proposal.sample(torch.linspace(0.0, 1.0, samples + 1, dtype=torch.float64))
+    for i, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
         u = torch.rand(count, generator=generator, dtype=torch.float64)
         lam, density = proposal.sample((i + u) / samples)
-        yield lam, 1.0 / (samples * density)
+        yield lam, 1.0 / (samples * density), low, high
 
 
 @torch.no_grad()
@@ -158,10 +139,10 @@ def immse(
 
         log p(x0) ≥ log N(x0; m, s²) + ½ ∫ [L_G(λ) − L(λ)] dλ
 
-    with N the Gaussian of the data's moments (``ends.prior``) and L_G(λ) = (1 − c)²·e^λ·‖x0 − m‖²
-    + c²·D, c = sigmoid(λ + 2·log s), the error of *its* denoiser: what the network knows beyond
-    two moments. An equality for the exact denoiser, up to what lies beyond the two ends, where the
-    Gaussian's denoiser counts as the model; so the ends need not be as far out as in :func:`elbo`.
+    with N the Gaussian of the data's moments (``ends.prior``) and L_G the error of *its* denoiser
+    (:class:`.proposal.Reference`): what the network knows beyond two moments. An equality for the
+    exact denoiser, up to what lies beyond the two ends, where the Gaussian's denoiser counts as the
+    model; so the ends need not be as far out as in :func:`elbo`.
     """
     if x.dtype == torch.uint8 or not ends.prior.std > 0:
         raise MarginalsError(
@@ -169,29 +150,17 @@ def immse(
             "marginals.pixels.dequantise) and data of standard deviation above 0."
         )
     proposal = proposal or Proposal.uniform(ends.lam_min, ends.lam_max)
-    mean, std, dims = ends.prior.mean, ends.prior.std, x[0].numel()
-    far = sum_dims((x.double() - mean).square())
-    gain = torch.zeros_like(far)
-    for i, (lam, weight) in enumerate(
-        _sampled_levels(len(x), samples, proposal, ends, generator), 1
-    ):
+    dims, reference = x[0].numel(), Reference.of(x, ends.prior)
+    gain, levels = 0.0, _sampled_levels(len(x), samples, proposal, ends, generator)
+    for i, (lam, weight, _, _) in enumerate(levels, 1):
         lam, weight = lam.to(x.device), weight.to(x.device)
-        c, rest = _shares(lam, std)
-        reference = rest.square() * lam.exp() * far + c.square() * dims
-        error = _noise_error(denoiser, x, lam, cond, _randn(x, generator), ends.prior)
-        gain = gain + 0.5 * weight * (reference - error)
+        error = noise_error(denoiser, x, lam, cond, _randn(x, generator), ends.prior)
+        gain = gain + 0.5 * weight * (reference.error(lam) - error)
         if tick is not None:
             tick(i, samples)
-    gaussian = normal_log_prob(x, mean, std**2)
-    terms = {"gaussian": gaussian, "gain": gain}
-    about = {"nfe": samples, "terms": terms, "pictures": fingerprint(x)}
-    return Bound(gaussian + gain, "bound", True, dims, **about)
-
-
-def _shares(lam: Tensor, std: float) -> tuple[Tensor, Tensor]:
-    """c = sigmoid(λ + 2·log s) and 1 − c."""
-    shifted = lam.double() + 2.0 * math.log(std)
-    return shifted.sigmoid(), (-shifted).sigmoid()
+    gaussian = normal_log_prob(x, ends.prior.mean, ends.prior.std**2)
+    terms = {"gaussian": gaussian, "gain": torch.as_tensor(gain)}
+    return Bound(gaussian + gain, "bound", True, dims, samples, terms, pictures=fingerprint(x))
 
 
 @torch.no_grad()
@@ -276,7 +245,7 @@ def discrete_elbo(
     lams = grid(uniform_lam(ends.lam_min, ends.lam_max), steps, final=False)
     losses = []
     for i, (t, s) in enumerate(itertools.pairwise(lams)):
-        error = _noise_error(denoiser, x0, t, cond, _randn(x0, generator), ends.prior)
+        error = noise_error(denoiser, x0, t, cond, _randn(x0, generator), ends.prior)
         losses.append(0.5 * math.expm1(s - t) * error)
         if tick is not None:
             tick(i + 1, steps)
