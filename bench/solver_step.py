@@ -4,7 +4,8 @@ The denoiser answers at once with a constant picture, so all that is timed is th
 arithmetic, its bookkeeping, its Python. The yardstick is one bare `torch.lerp` of the same tensor,
 the least any step could cost: read two tensors, write one.
 
-    python bench/solver_step.py
+    python bench/solver_step.py                 every solver
+    python bench/solver_step.py --only "ddim;unipc:order=2"
     python bench/solver_step.py --peers FOLDER
 
 where FOLDER was made by `pip install --target FOLDER diffusers` and, without its 77 dependencies,
@@ -17,7 +18,9 @@ whole, with its table and its final check for NaN; of diffusers only `step` is t
 `set_timesteps` is not. k-diffusion's `sampling.py` is used alone, with empty stand-ins for the
 packages (SDEs, ODEs, images) that its DPM++2M does not use.
 
-Heun asks the network twice a step; its figure is per step.
+The figure of a solver is per evaluation of the network (Heun has two of them a step, Langevin
+three); the fresh noise of a stochastic one is in it, and said to be. "terms" is how many tensors
+its table adds up per evaluation: each costs about one pass through memory, as a lerp does.
 """
 
 import argparse
@@ -34,13 +37,14 @@ from pathlib import Path
 import torch
 
 from marginals.denoiser import Estimate
+from marginals.io import registry
 from marginals.sampling import sample
 from marginals.scaling import VE, VP, Scaling
-from marginals.solvers import SOLVERS, Solver, ddim, dpmpp_2m, euler, grid, heun, karras
+from marginals.solvers import SOLVERS, Solver, dpmpp_2m, grid, karras
 
 SHAPE, STEPS, LERPS = (64, 3, 32, 32), 20, 40
 Walk = Callable[[], float]
-"""Walk STEPS steps once; processor seconds per step."""
+"""Walk STEPS steps once; processor seconds per evaluation."""
 
 
 class Free:
@@ -72,8 +76,8 @@ def ours(solver: Solver, x: torch.Tensor, picture: torch.Tensor, scaling: Scalin
 
     def walk() -> float:
         start = time.process_time()
-        sample(denoiser, x, lams, solver)
-        return (time.process_time() - start) / STEPS
+        nfe = sample(denoiser, x, lams, solver).nfe
+        return (time.process_time() - start) / nfe
 
     return walk
 
@@ -159,17 +163,28 @@ def measure(walks: dict[str, Walk], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
+def terms(solver: Solver) -> float:
+    """Tensors added up per evaluation."""
+    levels = [VP(lam) for lam in grid(karras(-9.0, 9.0), STEPS)]
+    rows = solver.table(levels)
+    return sum(len(row.x) + len(row.d) for row in rows) / len({j for row in rows for j in row.d})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of one solver step, in bare lerps.")
+    parser.add_argument(
+        "--only", default="", help="names with ; between; default all"
+    )
     parser.add_argument("--peers", default="", help="folder with diffusers and k-diffusion")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1, help="1 is fairest to measure")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     x, picture = torch.randn(2, *SHAPE)
+    names = asked.only.split(";") if asked.only else list(SOLVERS)
+    solvers = {name: registry.solver(name) for name in names}
     walks: dict[str, Walk] = {"lerp": lerp(x, picture)}
-    for solver in (ddim(), euler(), dpmpp_2m(), heun(), SOLVERS["ddpm"]):
-        walks[f"ours {solver.name}"] = ours(solver, x, picture, VP)
+    walks |= {f"ours {name}": ours(solver, x, picture, VP) for name, solver in solvers.items()}
     walks["ours dpmpp_2m, VE"] = ours(dpmpp_2m(), x, picture, VE)
     if asked.peers:
         walks |= peers(asked.peers, x, picture)
@@ -181,13 +196,24 @@ def main() -> None:
     for name, values in seconds.items():
         each = [v / b for v, b in zip(values, seconds["lerp"], strict=True)]
         low, ratios[name], high = statistics.quantiles(each, n=4)
-        print(f"  {name:22s} {ratios[name]:6.2f} x lerp   (quartiles {low:.2f} .. {high:.2f})")
+        solver = solvers.get(name.removeprefix("ours "))
+        about = "" if solver is None else f"   {terms(solver):4.1f} terms"
+        about += ", and noise" if solver is not None and solver.stochastic else ""
+        print(f"  {name:25s} {ratios[name]:6.2f} x lerp   ({low:.2f} .. {high:.2f}){about}")
+    verdict(ratios)
+
+
+def verdict(ratios: dict[str, float]) -> None:
+    """The goals, for what was measured."""
+    first = [ratios[f"ours {name}"] for name in ("ddim", "euler") if f"ours {name}" in ratios]
+    if first:
+        print(f"first order (goal <= 3): {max(first):.2f}")
+    ours_2m = ratios.get("ours dpmpp_2m", ratios["ours dpmpp_2m, VE"])
+    print(f"DPM++2M (goal <= 5):     {ours_2m:.2f}")
     others = {name: value for name, value in ratios.items() if name.endswith(" DPM++2M")}
-    print(f"first order (goal <= 3): {max(ratios['ours ddim'], ratios['ours euler']):.2f}")
-    print(f"DPM++2M (goal <= 5):     {ratios['ours dpmpp_2m']:.2f}")
     if others:
         best = min(others, key=others.__getitem__)
-        print(f"{best} / ours (goal >= 3): {others[best] / ratios['ours dpmpp_2m']:.2f}")
+        print(f"{best} / ours (goal >= 3): {others[best] / ours_2m:.2f}")
 
 
 if __name__ == "__main__":

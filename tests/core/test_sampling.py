@@ -9,7 +9,7 @@ from marginals.denoiser import Estimate, Rescaled
 from marginals.errors import MarginalsError
 from marginals.noise import item_noise
 from marginals.oracle import Gaussian, Mixture
-from marginals.sampling import sample
+from marginals.sampling import _source, _walk, sample
 from marginals.scaling import FLOW, VE, VP, units
 from marginals.solvers import (
     SOLVERS,
@@ -28,7 +28,7 @@ from marginals.solvers import (
     sde_dpmpp_2m,
     sde_dpmpp_3m,
 )
-from marginals.solvers.table import Row, Solver
+from marginals.solvers.table import Row, Solver, in_scaling
 
 LAMS = [-6.0, -2.0, 0.0, 3.0, math.inf]
 ORACLE = Mixture(torch.tensor([[-1.0, 0.5], [2.0, 1.0]]), 0.4, labels=torch.tensor([0, 1]))
@@ -225,3 +225,28 @@ def test_bad_requests_are_refused():
     for lams in ([0.0], [], [1.0, 0.0], [math.inf, -1.0]):
         with pytest.raises(MarginalsError, match="rising"):
             sample(ORACLE, X, lams, ddim())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_step_reads_nothing_from_the_device(name):
+    """On the device "meta", which holds no numbers, reading one is an error: so nothing waits."""
+
+    class Constant:
+        scaling = FLOW
+
+        def __call__(self, x, lam, cond=None):
+            return Estimate(x, lam, FLOW, torch.zeros_like(x))
+
+    x, start = torch.empty(2, 3, 4, device="meta"), FLOW(LAMS[0])
+    rows = in_scaling(start, SOLVERS[name].table([FLOW(lam) for lam in LAMS]), FLOW)
+    for brownian in (False, True):
+        source = _source(x, rows, [0, 1], brownian)
+        out = _walk(Constant(), x, start, rows, None, source, None)
+        assert out.shape == x.shape and out.device.type == "meta" and out.dtype == x.dtype
+
+
+@pytest.mark.parametrize("name", ["langevin_adaptive", "predictor_corrector", "abm", "sa"])
+def test_half_precision_stays_half_precision(name):
+    out = sample(ORACLE, X.to(torch.bfloat16), LAMS, SOLVERS[name], brownian=True).x
+    full = sample(ORACLE, X.to(torch.bfloat16).double(), LAMS, SOLVERS[name], brownian=True).x
+    assert out.dtype == torch.bfloat16 and (out - full).abs().median() < 0.1

@@ -53,6 +53,7 @@ MEMBERS = {
     "unipc 2, bh1": unipc(2, "bh1"),
     "unipc 2, bh2": unipc(2, "bh2"),
     "unipc 3, bh1": unipc(3, "bh1"),
+    "unip 2": unipc(2, "bh1", corrector=False),
     "ddpm, large": ddpm("large"),
     "ddim 0.5": ddim(0.5),
     "sde 0.4": sde(0.4),

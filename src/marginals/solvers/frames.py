@@ -216,17 +216,18 @@ def weights(
 def advance(
     frame: Frame,
     at: dict[int, Level[float]],
-    i: int,
+    start: Row,
     s: Level[float],
     shares: dict[int, float],
 ) -> Row:
-    """The row X_s = X_i + Σ_j W_j·P_j as coefficients of x_j and x̂0_j.
+    """The row X_s = X_t + Σ_j W_j·P_j as coefficients of x_j and x̂0_j.
 
-    ``at``: the level of every state; ``i``: the state the step starts from; ``shares``: W_j by
-    the state j whose prediction it weighs. ε̂_j is (x_j − α_j·x̂0_j)/σ_j.
+    ``at``: the level of every state; ``start``: x_t as such a sum, often of one state alone;
+    ``shares``: W_j by the state j whose prediction it weighs. ε̂_j is (x_j − α_j·x̂0_j)/σ_j.
     """
-    row = Row(s, {i: frame.keep(at[i], s)}, {})
-    return add(frame, at, row, shares)
+    keep = frame.keep(start.at, s)
+    x, d = ({j: keep * c for j, c in part.items()} for part in (start.x, start.d))
+    return add(frame, at, Row(s, x, d), shares)
 
 
 def add(frame: Frame, at: dict[int, Level[float]], row: Row, shares: dict[int, float]) -> Row:
@@ -239,7 +240,8 @@ def add(frame: Frame, at: dict[int, Level[float]], row: Row, shares: dict[int, f
             x[j] = x.get(j, 0.0) + lift * share * b / level.sigma
             clean = a - b * level.alpha / level.sigma
         d[j] = d.get(j, 0.0) + lift * share * clean
-    return row._replace(x=x, d={j: c for j, c in d.items() if c != 0.0})
+    kept = {j: c for j, c in x.items() if c != 0.0} or {max(x): 0.0}
+    return row._replace(x=kept, d={j: c for j, c in d.items() if c != 0.0})
 
 
 def midpoint(t: Level[float], s: Level[float], share: float) -> Level[float]:

@@ -87,48 +87,47 @@ def multistep(
     frame: Frame, order: int, weigh: Weigh, corrector: bool = False, *, last: int = 1
 ) -> Callable[[Sequence[Level[float]]], Table]:
     """The rule of a multistep solver with the weights of ``weigh``; ``last`` is the order of a step
-    to λ = ∞, above 1 only if w and the coordinate are finite there."""
+    to λ = ∞, above 1 only if w and the coordinate are finite there.
+
+    The corrected state is a sum of the predicted one and of predictions, and the next step starts
+    from it: so both are one row, from predicted state to predicted state.
+    """
 
     def rule(levels: Sequence[Level[float]]) -> Table:
         rows: Table = []
-        at, state, past = {0: levels[0]}, 0, [0]
-
-        def append(row: Row) -> int:
-            rows.append(row)
-            at[len(rows)] = row.at
-            return len(rows)
+        at, past = {0: levels[0]}, [0]
+        now = Row(levels[0], {0: 1.0}, {})  # the corrected state, which is never made itself
 
         def shares(nodes: Sequence[int], t: Level[float], s: Level[float]) -> dict[int, float]:
             values = weigh(frame, levels_of(at, nodes), t.lam, s.lam)
             return dict(zip(nodes, values, strict=True))
 
         for t, s in itertools.pairwise(levels):
+            known = past[: last if infinite(s) else order]
             if infinite(t) or (infinite(s) and last == 1):
                 first = Frame("x0", frame.eta)
-                row = advance(first, at, state, s, {past[0]: first.total(t.lam, s.lam)})
-                state = append(_noisy(frame, row, t, s))
-                past = [state]
-                continue
-            known = past[: last if infinite(s) else order]
-            used = shares(known, t, s)
-            moved = append(_noisy(frame, advance(frame, at, state, s, used), t, s))
-            if corrector and s is not levels[-1]:
-                better = shares([moved, *known], t, s)
-                change = {j: share - used.get(j, 0.0) for j, share in better.items()}
-                state = append(add(frame, at, Row(s, {moved: 1.0}, {}), change))
+                row, used = advance(first, at, now, s, {past[0]: first.total(t.lam, s.lam)}), None
             else:
-                state = moved
-            past = [moved, *known]
+                used = shares(known, t, s)
+                row = advance(frame, at, now, s, used)
+            rows.append(_noisy(frame, row, t))
+            at[len(rows)] = s
+            now = Row(s, {len(rows): 1.0}, {})
+            if used is None:
+                past = [len(rows)]
+                continue
+            if corrector and s is not levels[-1]:
+                better = shares([len(rows), *known], t, s)
+                now = add(frame, at, now, {j: c - used.get(j, 0.0) for j, c in better.items()})
+            past = [len(rows), *known]
         return rows
 
     return rule
 
 
-def _noisy(frame: Frame, row: Row, t: Level[float], s: Level[float]) -> Row:
+def _noisy(frame: Frame, row: Row, t: Level[float]) -> Row:
     """The row with the noise of the SDE."""
-    if not frame.eta:
-        return row
-    noise = frame.noise(t, s)
+    noise = frame.noise(t, row.at) if frame.eta else 0.0
     return row._replace(noise=noise, path=(t.lam, frame.eta**2)) if noise else row
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from ..scaling import VP, Level
 from .frames import Frame, FrameName, advance, infinite, levels_of, midpoint, weights
 from .rules import first_order
-from .table import Solver, Table
+from .table import Row, Solver, Table
 
 Stages = tuple[tuple[float, tuple[int, ...]], ...]
 """(how far in λ, which predictions are interpolated) for each stage, the step itself last."""
@@ -37,10 +37,11 @@ def exponential(frame: Frame, stages: Stages) -> Rule:
             if infinite(t, s):
                 rows.append(first_order(i, t, s))
                 continue
+            start = Row(t, {i: 1.0}, {})
             for share, used in stages:
                 to, nodes = midpoint(t, s, share), [i + k for k in used]
                 values = weights(frame, "lam", levels_of(at, nodes), t.lam, to.lam)
-                rows.append(advance(frame, at, i, to, dict(zip(nodes, values, strict=True))))
+                rows.append(advance(frame, at, start, to, dict(zip(nodes, values, strict=True))))
                 at[len(rows)] = to
         return rows
 
@@ -91,13 +92,14 @@ def rk4(frame: FrameName = "flow") -> Solver:
                 continue
             middle = VP(chosen.inverse(t.lam, s.lam, 0.5))
             at = {i: t, i + 1: middle, i + 2: middle, i + 3: s}
+            start = Row(t, {i: 1.0}, {})
             half, whole = chosen.total(t.lam, middle.lam), chosen.total(t.lam, s.lam)
-            rows.append(advance(chosen, at, i, middle, {i: half}))
-            rows.append(advance(chosen, at, i, middle, {i + 1: half}))
-            rows.append(advance(chosen, at, i, s, {i + 2: whole}))
+            rows.append(advance(chosen, at, start, middle, {i: half}))
+            rows.append(advance(chosen, at, start, middle, {i + 1: half}))
+            rows.append(advance(chosen, at, start, s, {i + 2: whole}))
             sixth = whole / 6.0
             ends = {i: sixth, i + 1: 2 * sixth, i + 2: 2 * sixth, i + 3: sixth}
-            rows.append(advance(chosen, at, i, s, ends))
+            rows.append(advance(chosen, at, start, s, ends))
         return rows
 
     return Solver("rk4", rule, 4, False, "classical Runge–Kutta")

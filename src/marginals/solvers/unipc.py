@@ -8,8 +8,8 @@ from .multistep import multistep
 from .table import Solver
 
 
-def unipc(order: int = 3, variant: Literal["bh1", "bh2"] = "bh2") -> Solver:
-    """UniPC-p with data prediction: order p + 1 with its corrector.
+def unipc(order: int = 3, variant: Literal["bh1", "bh2"] = "bh2", corrector: bool = True) -> Solver:
+    """UniPC-p with data prediction: order p + 1 with its corrector, p without it (UniP-p).
 
     UniP-p continues the last p estimates x̂0 by a polynomial in λ; when the estimate at the new
     level is there, UniC-p redoes the step with it. The next step starts from the corrected state
@@ -35,6 +35,6 @@ def unipc(order: int = 3, variant: Literal["bh1", "bh2"] = "bh2") -> Solver:
             return total - share, share
         return 0.5 * scale, total - 0.5 * scale  # corrector: the first estimate is at s
 
-    rule = multistep(Frame("x0"), order, weigh, corrector=True)
+    rule = multistep(Frame("x0"), order, weigh, corrector)
     about = "predict, then correct with the next estimate"
-    return Solver("unipc", rule, order + 1, False, about)
+    return Solver("unipc", rule, order + corrector, False, about)
