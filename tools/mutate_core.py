@@ -41,13 +41,20 @@ TESTS = {
     "objective": ["objective"],
     "ode": ["ode"],
     "likelihood": ["likelihood"],
-    "sampling": ["sampling"],
+    "sampling": ["sampling", "solver_formulas"],
     "guidance": ["guidance"],
     "models": ["models", "formulations"],
     "formulations": ["formulations", "models"],
     "solvers/table": ["solver_tables", "sampling"],
     "solvers/rules": ["solver_tables", "solver_walks"],
-    "solvers/grids": ["solver_tables"],
+    "solvers/frames": ["solver_frames"],
+    "solvers/multistep": ["solver_frames", "solver_formulas", "solver_tables"],
+    "solvers/unipc": ["solver_formulas", "solver_frames"],
+    "solvers/singlestep": ["solver_formulas", "solver_tables"],
+    "solvers/stochastic": ["solver_tables", "solver_formulas"],
+    "solvers/langevin": ["solver_tables", "solver_formulas"],
+    "solvers/grids": ["solver_grids", "solver_tables"],
+    "convergence": ["solver_orders"],
 }
 TIME_LIMIT = 150  # seconds; a mutant that hangs is caught
 OPERATORS = {

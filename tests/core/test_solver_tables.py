@@ -174,6 +174,7 @@ def row_is(row, x, d):
 
 # evaluations of a finite step, and declared order
 DECLARED = {
+    "auto": (1, 5),
     "ddim": (1, 1),
     "euler": (1, 1),
     "heun": (2, 2),

@@ -48,7 +48,7 @@ class Sample(Command):
     label: Annotated[str | None, arg(metavar="NAME|INDEX")] = None
     """A class by name or index, or `none`; by default every class in turn."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
-    """ddpm, ddim, euler, heun, dpmpp_2m, euler_maruyama or langevin; by default dpmpp_2m."""
+    """A name from `marginals solvers`, with options as in ddim:eta=0.5."""
     steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
     """Solver steps: more are slower and better; by default 20."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -117,7 +117,7 @@ class Sample(Command):
     def _name(self, classes: Sequence[str], made: dict[str, Any]) -> str:
         """A folder name for the settings and the model, whatever the classes are called."""
         walked = "solver" in made
-        settings = [made["solver"], str(made["steps"])] if walked else ["latents"]
+        settings = [safe_name(made["solver"]), str(made["steps"])] if walked else ["latents"]
         settings += [f"seed{self.seed}"]
         if self.label is not None:
             index = class_index(self.label, classes)
