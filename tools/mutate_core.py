@@ -47,7 +47,7 @@ TESTS = {
     "formulations": ["formulations", "models"],
     "solvers/table": ["solver_tables", "sampling"],
     "solvers/rules": ["solver_tables", "solver_walks"],
-    "solvers/frames": ["solver_frames"],
+    "solvers/frames": ["solver_frames", "solver_tables", "solver_formulas"],
     "solvers/multistep": ["solver_frames", "solver_formulas", "solver_tables"],
     "solvers/unipc": ["solver_formulas", "solver_frames"],
     "solvers/singlestep": ["solver_formulas", "solver_tables"],

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 
 from marginals.denoiser import Estimate
 from marginals.errors import MarginalsError
+from marginals.learned import LearnedSchedule
 from marginals.predict import EPS, VELOCITY, X0, V
 from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP, units
@@ -243,6 +244,17 @@ def test_the_past_begins_anew_after_an_infinite_level():
         rows = solver.table(at)
         assert all(math.isfinite(c) for row in rows for c in (*row.x.values(), *row.d.values()))
         assert all(0 not in row.d for row in rows[1:])  # λ = −∞ has no place in a polynomial
+
+
+def test_the_time_of_a_schedule_that_learns_is_not_remembered():
+    clock = LearnedSchedule()
+    nodes = (-1.0, -4.0)
+    before = weights(Frame("eps"), clock, nodes, -1.0, 2.0)
+    assert before == weights(Frame("eps"), clock, nodes, -1.0, 2.0)
+    with torch.no_grad():
+        for parameter in clock.parameters():
+            parameter += 0.7 * torch.randn_like(parameter)
+    assert before != weights(Frame("eps"), clock, nodes, -1.0, 2.0)
 
 
 def test_simplified_weights_are_the_midpoint_of_the_extrapolation():

@@ -85,7 +85,7 @@ def check_coordinate(coordinate: Coordinate) -> None:
 def _read(coordinate: Coordinate, lam: Array) -> Array:
     if isinstance(coordinate, str):
         return _COORDINATES[coordinate](lam)
-    return coordinate.t(torch.from_numpy(lam)).numpy()
+    return coordinate.t(torch.from_numpy(lam)).detach().numpy()
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,22 @@ _FAR = 75.0
 """What is left of σ/α after so much of λ is lost in rounding: as far as to the data (λ = ∞)."""
 
 
-@lru_cache(maxsize=8192)
 def weights(
     frame: Frame, coordinate: Coordinate, nodes: tuple[float, ...], t: float, s: float
 ) -> tuple[float, ...]:
     """W_j = ∫ ℓ_j(c(λ)) (dw/dλ) dλ from t to s; ``nodes`` are the levels of known predictions.
 
-    The weights sum to w(s) − w(t) exactly, so a constant prediction is integrated exactly.
+    The weights sum to w(s) − w(t) exactly, so a constant prediction is integrated exactly. They
+    are remembered, unless the coordinate is the time of a schedule that learns.
     """
+    learns = isinstance(coordinate, torch.nn.Module)
+    return (_weights.__wrapped__ if learns else _weights)(frame, coordinate, nodes, t, s)
+
+
+@lru_cache(maxsize=8192)
+def _weights(
+    frame: Frame, coordinate: Coordinate, nodes: tuple[float, ...], t: float, s: float
+) -> tuple[float, ...]:
     total = frame.total(t, s)
     if len(nodes) == 1:
         return (total,)
