@@ -18,12 +18,17 @@ from marginals.solvers import (
     ddim,
     ddpm,
     dpmpp_2m,
+    edm,
     euler,
     euler_maruyama,
     grid,
     heun,
     karras,
     langevin,
+    langevin_adaptive,
+    predictor_corrector,
+    sa,
+    sde_dpmpp_2m,
     uniform_lam,
 )
 
@@ -203,7 +208,11 @@ def test_langevin_settles_where_the_theory_says(step):
         assert var == pytest.approx(target / (1 - c / (2 * target)), rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", [ddpm(), euler_maruyama(), langevin(8)], ids=lambda s: s.name)
+REAL = [ddpm(), euler_maruyama(), langevin(8), sa(), edm(), sde_dpmpp_2m(1.5)]
+REAL += [predictor_corrector(), langevin_adaptive(8)]
+
+
+@pytest.mark.parametrize("solver", REAL, ids=lambda s: s.name)
 def test_stochastic_samples_follow_the_data(solver):
     """End to end with real noise: class weights and spread of a mixture on a line."""
     line = Mixture(torch.tensor([[-2.0], [1.0]]), 0.3, torch.tensor([1.0, 3.0]))

@@ -49,9 +49,10 @@ Table = list[Row]
 class Solver:
     """A named rule from levels to a table.
 
-    ``order``: error ∝ (step in λ)^order on smooth problems: of the samples themselves for
-    deterministic solvers, of their moments (weak order) for stochastic ones; None if the rule has
-    no step that could shrink (Langevin). ``about`` is one line for people.
+    ``order``: error ∝ (step in λ)^order on smooth problems, where the walk begins with short steps
+    (multistep rules have no past there): of the samples themselves for deterministic solvers, of
+    their moments (weak order) for stochastic ones; None if the rule has no step that could shrink
+    (Langevin). :mod:`marginals.convergence` measures it. ``about`` is one line for people.
     """
 
     name: str
