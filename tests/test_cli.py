@@ -180,6 +180,26 @@ def test_eval_prints_one_json_object(run: Path, said):
     assert code == 0 and all(f"{row['bits_per_dim']:.3f}" in out for row in rows)
 
 
+def test_eval_with_its_own_steps_probes_and_a_target(run: Path, said):
+    from marginals.commands.evaluate import Evaluate
+    from marginals.density import TOLERANCE
+
+    assert Evaluate.model_fields["tolerance"].default == TOLERANCE
+    few = ("--pictures", 3, "--levels", 2, "--samples", 0, "--json")
+    code, out, _ = said("eval", run, *few, "--probes", 2, "--target-stderr", 2)
+    rows = {row["route"]: row for row in json.loads(out)["likelihood"]["routes"]}
+    exact, bound = rows["probability-flow ODE"], rows["continuous-time ELBO (T → ∞)"]
+    assert code == 0 and exact["noise"] > 0 and 0 < bound["noise"] <= 2
+    assert bound["evaluations"] >= 128 and "noise" not in rows["discrete-time ELBO, T = 2"]
+    _, out, _ = said("eval", run, *few, "--tolerance", 1e-5)
+    finer = next(r for r in json.loads(out)["likelihood"]["routes"] if r["kind"] == "exact")
+    assert finer["evaluations"] > exact["evaluations"] and "noise" not in finer
+    _, out, _ = said("eval", run, *few[:-1], "--probes", 2)
+    assert "of it by chance" in out
+    for wrong in (("--tolerance", 0), ("--probes", 0), ("--target-stderr", -1)):
+        assert said("eval", run, *wrong)[0] == 2
+
+
 def test_a_route_over_batches_is_the_route_over_all_pictures():
     """Means and terms are over pictures, not over batches of different sizes."""
     import torch

@@ -120,7 +120,7 @@ class Generative(nn.Module):
             return x
         stats = self.data or DataStats(())
         if x.device.type == "cpu" and x.numel():  # elsewhere, looking would wait for the device
-            far = float((x - stats.mean).abs().max()) / stats.std
+            far = float((x.detach() - stats.mean).abs().max()) / stats.std
             if not far < _FAR:
                 raise MarginalsError(
                     f"The data hold NaN, or values more than {_FAR} standard deviations from their "

@@ -5,6 +5,7 @@ import torch
 
 import marginals
 from marginals.decoders import Bernoulli, DiscretisedLogistic, GaussianDecoder
+from marginals.density import TICKS
 from marginals.generative import DataStats
 from marginals.metrics.routes import Effort, cost, generator, measure, routes, statement
 from marginals.nn import UNet, VectorLatents
@@ -111,3 +112,31 @@ def test_a_ladder_of_densities_rates_the_pictures_that_all_other_routes_rate():
         assert route.bound.of == "dequantised pixels"
         theirs = bound(same, None, samples=4, generator=generator(3, draw))
         torch.testing.assert_close(route.bound.nats, theirs.nats)
+
+
+def test_the_exact_route_takes_its_own_steps_unless_told_how_many():
+    made, ticks = model("v"), []
+    own = Effort(levels=2, only=("ode",), probes=2)
+    [route] = routes(made, pixels(), None, own, 0, ticks.append)
+    assert sum(ticks) == 5 * cost(made, own) == 5 * TICKS
+    assert route.bound.calls is not None and route.bound.noise is not None
+    finer = Effort(levels=2, only=("ode",), probes=2, tolerance=1e-5)
+    [same] = routes(made, pixels(), None, finer, 0, ticks.append)
+    assert same.bound.nfe > route.bound.nfe
+    assert same.bound.mean == pytest.approx(route.bound.mean, abs=0.01)
+    [one] = measure(made, pixels(), None, own, progress=False)
+    assert (
+        one.noise == pytest.approx(route.bound.noise_bits) and one.as_json()["noise"] == one.noise
+    )
+
+
+def test_bounds_go_on_until_their_error_bar_is_small_enough():
+    made, ticks = model("v"), []
+    effort = Effort(levels=2, only=("continuous", "decoder"), target=0.5)
+    found = routes(made, pixels(), None, effort, 0, ticks.append)
+    assert sum(ticks) == 5 * cost(made, effort)
+    for route in found:
+        noise = route.bound.noise_bits
+        assert noise is not None and noise <= 0.5 and 128 <= route.bound.nfe < 4096
+    parts = measure(made, pixels(70), None, effort, progress=False)
+    assert parts[0].noise is not None and parts[0].noise < found[0].bound.noise_bits
