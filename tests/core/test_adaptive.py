@@ -9,9 +9,10 @@ import torch
 
 from marginals.adaptive import Arrival, integrate, sample_adaptive
 from marginals.angle import AngleFlow
-from marginals.denoiser import Estimate
+from marginals.denoiser import Estimate, Net
 from marginals.errors import MarginalsError
 from marginals.oracle import Gaussian, Mixture
+from marginals.predict import EPS
 from marginals.scaling import FLOW, SUB_VP, VE, VP
 from marginals.steppers import Walker, adams, dopri5, polynomial_weights
 
@@ -72,6 +73,13 @@ class TestAngle:
         near = sample_adaptive(mixture(), X, -40.0, 8.0, std=0.7)
         assert torch.allclose(result.x, near.x, atol=2e-2)
 
+        class Says(torch.nn.Module):
+            def forward(self, x, t, cond=None):
+                return x
+
+        with pytest.raises(MarginalsError, match="v-prediction"):  # ε says nothing new there
+            sample_adaptive(Net(Says(), prediction=EPS), X, -math.inf, 8.0)
+
 
 def test_polynomials_are_integrated_exactly_over_any_nodes():
     nodes = torch.tensor([[0.0, 0.3, 0.7, 1.1], [2.0, 1.5, 1.4, -0.3]], dtype=torch.float64)
@@ -126,6 +134,22 @@ def test_dormand_prince_has_order_five_and_its_estimate_order_five_per_step():
         guesses.append(step.y_error.abs().max().item())
     order = np.polyfit(np.log([0.2, 0.1, 0.05]), np.log(guesses), 1)[0]
     assert order == pytest.approx(5.0, abs=0.35)
+
+
+def test_a_step_that_is_refused_leaves_everything_as_it_was():
+    from marginals.adaptive import _accept
+
+    flow, at = AngleFlow(gaussian(), 0.7, exact=True), fixed(adams(), 1)
+    target = at.phi + 0.1
+    step = adams().propose(flow, at, target)
+    refused, taken = (_accept(at, step, target, torch.full((5,), f)) for f in (False, True))
+    for name in ("phi", "y", "log", "known"):
+        assert torch.equal(getattr(refused, name), getattr(at, name))
+    for name in ("angles", "slopes", "logs"):
+        pairs = zip(getattr(refused, name), getattr(at, name), strict=True)
+        assert all(torch.equal(new, old) for new, old in pairs)
+    assert at.known.tolist() == [2] * 5 and taken.known.tolist() == [3] * 5
+    assert torch.equal(taken.phi, target) and not torch.equal(taken.y, at.y)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -208,3 +232,28 @@ class TestSampling:
                 sample_adaptive(mixture(), X, -6.0, 7.0, **bad)
         with pytest.raises(MarginalsError, match="headway"):
             sample_adaptive(Broken(), X, -6.0, 7.0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_a_step_neither_reads_the_device_nor_mixes_devices(method):
+    """On "meta", which holds no numbers: only whether to go on is asked, once per step."""
+    from marginals.adaptive import _accept, _begin, _change, _error
+
+    class Body(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(4, 3, device="meta")
+
+        def forward(self, x, t, cond=None):
+            return self.inner(torch.cat([x, t.unsqueeze(1)], 1))
+
+    y, probes = torch.zeros(5, 3, device="meta"), torch.zeros(2, 5, 3, device="meta")
+    flow = AngleFlow(Net(Body()), 0.7, probes=probes)
+    at = _begin(flow, y, 0.3, method.memory)
+    target = at.phi + 0.1
+    step = method.propose(flow, at, target)
+    error = _error(step, at, 3, 1e-3, 1e-3)
+    at = _accept(at, step, target, error <= 1.0)
+    change = _change(error, torch.ones_like(error), error, error <= 1.0, *method.control)
+    assert at.y.dtype == torch.float32 and at.log.dtype == change.dtype == torch.float64
+    assert at.log.shape == (5, 2) and change.device.type == "meta"
