@@ -378,7 +378,7 @@ def test_edm_is_its_papers_algorithm_2(end):
     # the cap on γ, in another scaling
     rows = edm(1000.0, 0.0, 100.0).table([FLOW(lam) for lam in LAMS])
     assert rows[0].at.lam == pytest.approx(LAMS[0] - math.log(2.0))
-    assert not edm(churn=0.0).stochastic
+    assert not edm(churn=0.0).stochastic and edm(churn=0.5).stochastic
 
 
 def langevin_move(x, sigma, z, snr):
