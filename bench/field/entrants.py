@@ -5,21 +5,20 @@ from functools import partial
 
 from torch import Tensor
 
-from marginals.solvers import SOLVERS
-
 from .contest import Entrant
 from .fitted import fitted
-from .grids import ENDS, sigmas
-from .ours import Plan, default, names, plan
+from .grids import ENDS, sigmas, takes
+from .ours import Plan, default, named, plan, variants
 from .peers import Denoise, Peer, all_peers, versions
 from .problems import Problem
 
 BUDGETS = (5, 6, 8, 10, 15, 20, 30, 50)
+VARIANT_GRIDS = ("exponential", "cosine", "flow")
 TOLERANCES = (3.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)
 
 
 def label(grid: str, end: str) -> str:
-    return f"{grid} grid to {'0' if end == 'zero' else '0.002'}"
+    return f"{grid} grid " + {"zero": "and 0", "stop": "to 0.002", "straight": "to 0"}[end]
 
 
 def from_peers(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
@@ -29,6 +28,8 @@ def from_peers(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
         for end in peer.ends:
             steps = peer.steps(budget, end)
             for grid in grids if steps else ():
+                if not takes(grid, end):
+                    continue
                 yield _peer(peer, grid, end, steps, budget, version[peer.package])
     if "k-diffusion" in version:
         yield from _own_grids(budget, version["k-diffusion"])
@@ -62,13 +63,17 @@ def _own_grids(budget: int, version: str) -> Iterator[Entrant]:
 
 
 def from_us(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
-    """Every deterministic solver of ours on the grids the peers get."""
-    for name in names():
-        for grid in grids:
-            for end in ENDS:
-                made = plan(SOLVERS[name], lambda n, g=grid, e=end: sigmas(g, n, e), budget)
-                if made is not None:
-                    yield _ours("ours", name, label(grid, end), budget, made)
+    """Every deterministic solver of ours on the grids the peers get; its variants on some."""
+    walks = [(*entry, grid, end) for entry in named().items() for grid in grids for end in ENDS]
+    some = [grid for grid in grids if grid in VARIANT_GRIDS]
+    walks += [
+        (*entry, grid, end) for entry in variants().items() for grid in some for end in ENDS[1:]
+    ]
+    for name, solver, grid, end in walks:
+        if takes(grid, end):
+            made = plan(solver, lambda n, g=grid, e=end: sigmas(g, n, e), budget)
+            if made is not None:
+                yield _ours("ours", name, label(grid, end), budget, made)
 
 
 def chosen(problem: Problem, budget: int) -> Iterator[Entrant]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .peers import Denoise, Peer, Walk
+from .peers import ANY, TO_STOP, Denoise, Peer, Walk
 
 
 class _Denoiser:
@@ -41,15 +41,14 @@ def peers() -> list[Peer]:
     """Samplers that take log σ cannot end at σ = 0, and Heun divides by it."""
     import azula.sample as a
 
-    both, stop = ("zero", "stop"), ("stop",)
     found = [
         Peer("azula", "DDIM", _walk(a.DDIMSampler), 1),
         Peer("azula", "Euler", _walk(a.EulerSampler), 1),
-        Peer("azula", "Heun", _walk(a.HeunSampler), 2, lambda steps, end: 2 * steps, stop),
+        Peer("azula", "Heun", _walk(a.HeunSampler), 2, lambda steps, end: 2 * steps, TO_STOP),
     ]
-    families = {"zAB": (a.zABSampler, both), "vAB": (a.vABSampler, both)}
-    families |= {"zEAB": (a.zEABSampler, stop), "xEAB": (a.xEABSampler, stop)}
-    families["REAB"] = (a.REABSampler, stop)
+    families = {"zAB": (a.zABSampler, ANY), "vAB": (a.vABSampler, ANY)}
+    families |= {"zEAB": (a.zEABSampler, TO_STOP), "xEAB": (a.xEABSampler, TO_STOP)}
+    families["REAB"] = (a.REABSampler, TO_STOP)
     for name, (sampler, ends) in families.items():
         found += [
             Peer("azula", f"{name} {order}", _walk(sampler, order=order), order, ends=ends)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .peers import Denoise, Peer, Walk, two_a_step
+from .peers import ANY, TO_STOP, TO_ZERO, Denoise, Peer, Walk, two_a_step
 
 Layout = Callable[[Any, Tensor], list[float]]
 """Puts the levels σ (VE units) into a scheduler; the σ of each evaluation, in order."""
@@ -97,9 +97,11 @@ def angles(scheduler: Any, sigmas: Tensor) -> list[float]:
 
 def trained(scheduler: Any, sigmas: Tensor) -> list[float]:
     """For schedulers that look levels up in the training schedule: its steps are the grid's."""
-    scheduler.alphas_cumprod = 1.0 / (1.0 + sigmas[:-1].flip(0) ** 2)
-    scheduler.final_alpha_cumprod = torch.ones((), dtype=sigmas.dtype)
-    return [sigmas[-2 - int(t)].item() for t in scheduler.timesteps]
+    rising = sigmas.flip(0)
+    scheduler.alphas_cumprod = 1.0 / (1.0 + rising[rising > 0] ** 2)
+    scheduler.final_alpha_cumprod = 1.0 / (1.0 + rising[0] ** 2)
+    first = 1 if sigmas[-1] == 0.0 else 0  # σ = 0 is not in the schedule, but after it
+    return [rising[int(t) + first].item() for t in scheduler.timesteps]
 
 
 def vp_pair(sigmas: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,8 @@ def _walk(
         if options.get("final_sigmas_type") == "of the grid":
             more["final_sigmas_type"] = "zero" if sigmas[-1] == 0.0 else "sigma_min"
         if layout is trained:
-            more["num_train_timesteps"] = steps
+            stops = sigmas[-1] > 0.0
+            more |= {"num_train_timesteps": steps + stops, "steps_offset": int(stops)}
         scheduler = getattr(diffusers, name)(**(options | more))
         scheduler.set_timesteps(steps)
         calls = layout(scheduler, torch.tensor(sigmas, dtype=x.dtype))
@@ -147,7 +150,7 @@ def _multistep() -> list[Peer]:
         walk = _walk(scheduler, vp, says_x0, **options)
         found.append(Peer("diffusers", name, walk, order, ends=ends))
 
-    both, stop, dpm = ("zero", "stop"), ("stop",), "DPMSolverMultistepScheduler"
+    both, stop, dpm = ANY, TO_STOP, "DPMSolverMultistepScheduler"
     for order in (2, 3):
         for lower in (True, False):
             text = f"{order}M" + ("" if lower else ", lower_order_final off")
@@ -193,16 +196,16 @@ def peers() -> list[Peer]:
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
     diffusers.DPMSolverMultistepScheduler  # noqa: B018  # a missing dependency shows here
-    found, zero = _multistep(), ("zero",)
+    found = _multistep()
 
-    def add(name: str, order: int, *walk: Any, calls: Any = None, ends: Any = zero, **o: Any):
+    def add(name: str, order: int, *walk: Any, calls: Any = None, ends: Any = TO_ZERO, **o: Any):
         extra = {} if calls is None else {"calls": calls}
         fewest = o.pop("fewest", 1)
         found.append(
             Peer("diffusers", name, _walk(*walk, **o), order, ends=ends, fewest=fewest, **extra)
         )
 
-    both, sample = ("zero", "stop"), {"prediction_type": "sample"}
+    both, sample = ANY, {"prediction_type": "sample"}
     add("Euler", 1, "EulerDiscreteScheduler", ve, says_x0, ends=both, **sample)
     add("LMS 4", 4, "LMSDiscreteScheduler", ve, says_x0, ends=both, **sample)
     add("Heun", 2, "HeunDiscreteScheduler", ve, says_x0, twice, calls=two_a_step, **sample)
@@ -224,7 +227,7 @@ def peers() -> list[Peer]:
     name = "FlowMatchHeunDiscreteScheduler"
     add("flow-match Heun", 2, name, flow, says_velocity, twice_flow, calls=two_a_step)
     no_clip = {"clip_sample": False, "set_alpha_to_one": True, "prediction_type": "sample"}
-    add("DDIM", 1, "DDIMScheduler", vp, says_x0, trained, **no_clip)
+    add("DDIM", 1, "DDIMScheduler", vp, says_x0, trained, ends=both, **no_clip)
     add("PNDM", 4, "PNDMScheduler", vp, says_eps, trained, calls=lambda n, end: n + 1,
-        skip_prk_steps=True, set_alpha_to_one=True, fewest=2)  # fmt: skip
+        skip_prk_steps=True, set_alpha_to_one=True, fewest=2, ends=both)  # fmt: skip
     return found

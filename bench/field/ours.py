@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 from torch import Tensor
 
@@ -13,10 +14,13 @@ from marginals.errors import MarginalsError
 from marginals.models import Model
 from marginals.sampling import sample
 from marginals.scaling import VE, Real
-from marginals.solvers import SOLVERS, Solver, dpmpp_2m, grid
+from marginals.solvers import SOLVERS, Solver, abm, adams, auto, grid, lms, unipc
 
 from .grids import START, STOP
 from .peers import Denoise
+
+FINITE = tuple(product(("eps", "v", "flow"), ("r", "angle", "t")))
+"""Frames and coordinates that are finite at the data: their last step may have any order."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,10 @@ class _Asked:
 
 
 def default(nfe: int) -> Plan:
-    """The walk of `Model.sample(steps=nfe)` from σ = 80 to 0.002 if nothing else is asked."""
+    """The walk of `Model.sample(steps=nfe)` from σ = 80 if nothing else is asked."""
     first, last = (-2.0 * math.log(sigma) for sigma in (START, STOP))
     levels = inspect.signature(Model.sample).parameters["levels"].default
-    lams = grid(levels(first, last), nfe)
-    solver = dpmpp_2m()
+    solver, lams = auto(), grid(levels(first, last), nfe)
     return Plan(solver, tuple(lams), solver.evaluations([VE(lam) for lam in lams]))
 
 
@@ -64,9 +67,31 @@ def to_lams(sigmas: list[float]) -> list[float]:
     return [-2.0 * math.log(sigma) if sigma else math.inf for sigma in sigmas]
 
 
-def names() -> list[str]:
-    """The deterministic solvers of the package, whatever there are by now."""
-    return [name for name, solver in SOLVERS.items() if not solver.stochastic]
+def named() -> dict[str, Solver]:
+    """The deterministic solvers of the package with their default parameters."""
+    return {name: solver for name, solver in SOLVERS.items() if not solver.stochastic}
+
+
+def variants() -> dict[str, Solver]:
+    """The same with parameters a user may give: orders, frames, coordinates, last steps."""
+    found: dict[str, Solver] = {}
+    for order in (1, 2, 3):
+        for kind in ("bh1", "bh2"):
+            found[f"unipc:order={order},variant={kind}"] = unipc(order, kind)
+    for order in (2, 3, 4):
+        found[f"lms:order={order}"] = lms(order)
+        for frame, clock in product(("x0", "eps", "v", "flow"), ("lam", "r", "angle", "t")):
+            options = f"order={order},frame={frame},coordinate={clock}"
+            found[f"adams:{options}"] = adams(order, frame, clock)
+            if (frame, clock) not in FINITE:
+                found[f"adams:{options},corrector=true"] = adams(
+                    order, frame, clock, corrector=True
+                )
+        for frame, clock in FINITE:
+            for last in range(1, order + 1):
+                name = f"abm:order={order},frame={frame},coordinate={clock},last={last}"
+                found[name] = abm(order, frame, clock, last)
+    return found
 
 
 def plan(solver: Solver, sigmas: Callable[[int], list[float]], nfe: int) -> Plan | None:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, float], Tensor]
 Walk = Callable[[Denoise, Tensor, list[float]], Tensor]
+ANY = ("zero", "stop", "straight")
+TO_ZERO, TO_STOP = ("zero", "straight"), ("stop",)
 PACKAGES = {"diffusers": "diffusers", "k-diffusion": "k_diffusion", "azula": "azula"}
 
 
@@ -32,7 +34,7 @@ class Peer:
     walk: Walk
     order: int
     calls: Callable[[int, str], int] = lambda steps, end: steps
-    ends: tuple[str, ...] = ("zero", "stop")
+    ends: tuple[str, ...] = ANY
     fewest: int = 1
 
     def steps(self, nfe: int, end: str) -> int:
@@ -43,7 +45,7 @@ class Peer:
 
 def two_a_step(steps: int, end: str) -> int:
     """Two evaluations a step, but one for a step into σ = 0."""
-    return 2 * steps - 1 if end == "zero" else 2 * steps
+    return 2 * steps if end == "stop" else 2 * steps - 1
 
 
 def versions() -> dict[str, str]:
