@@ -228,6 +228,6 @@ def peers() -> list[Peer]:
     add("flow-match Heun", 2, name, flow, says_velocity, twice_flow, calls=two_a_step)
     no_clip = {"clip_sample": False, "set_alpha_to_one": True, "prediction_type": "sample"}
     add("DDIM", 1, "DDIMScheduler", vp, says_x0, trained, ends=both, **no_clip)
-    add("PNDM", 4, "PNDMScheduler", vp, says_eps, trained, calls=lambda n, end: n + 1,
+    add("PNDM", 2, "PNDMScheduler", vp, says_eps, trained, calls=lambda n, end: n + 1,
         skip_prk_steps=True, set_alpha_to_one=True, fewest=2, ends=both)  # fmt: skip
     return found
