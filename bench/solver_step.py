@@ -172,9 +172,7 @@ def terms(solver: Solver) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of one solver step, in bare lerps.")
-    parser.add_argument(
-        "--only", default="", help="names with ; between; default all"
-    )
+    parser.add_argument("--only", default="", help="names with ; between; default all")
     parser.add_argument("--peers", default="", help="folder with diffusers and k-diffusion")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1, help="1 is fairest to measure")

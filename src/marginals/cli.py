@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "compare": Entry("compare:Compare", "several models at one budget, side by side"),
     "solvers": Entry("solvers:Solvers", "sampling methods: their coefficients and measured orders"),
+    "fit": Entry("fit:Fit", "the best few steps for one model: fit a solver to it"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
     "info": Entry(
         "info:Info", "what a picture, a model file or a run folder says about itself", torch=False

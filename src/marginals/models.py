@@ -33,7 +33,7 @@ from .objective import Objective, spread_uniform
 from .sampling import Progress, SampleResult, sample
 from .scaling import Scaling
 from .schedule import NoiseSchedule, Tabulated
-from .solvers import Solver, dpmpp_2m, grid, karras
+from .solvers import Solver, auto, grid, straight
 
 Grid = Callable[[float, float], NoiseSchedule]
 """(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
@@ -125,10 +125,10 @@ class Model(Generative):
         """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""
         return self.net if guidance == 1.0 else Guided(self.net, guidance)
 
-    def start(self, seeds: Sequence[int]) -> Tensor:
-        """x at ``lam_min``, in this model's units, one picture per seed."""
+    def start(self, seeds: Sequence[int], lam: float | None = None) -> Tensor:
+        """x at level ``lam`` (default ``lam_min``), in this model's units, one picture per seed."""
         noise = item_noise(seeds, self._shape()).to(next(self.net.parameters()))
-        return self.ends.prior.start(noise, self.scaling(self.lam_min))
+        return self.ends.prior.start(noise, self.scaling(self.lam_min if lam is None else lam))
 
     def sample(
         self,
@@ -136,7 +136,7 @@ class Model(Generative):
         *,
         steps: int = 20,
         solver: Solver | None = None,
-        levels: Grid = karras,
+        levels: Grid | Sequence[float] = straight,
         seed: int = 0,
         cond: Labels = None,
         guidance: float = 1.0,
@@ -145,25 +145,27 @@ class Model(Generative):
     ) -> SampleResult:
         """n pictures (n, *shape); picture i has seed ``seed + i`` and is the same in any batch.
 
-        ``solver``: from :mod:`marginals.solvers` (default DPM-Solver++ 2M). ``levels``: where the
-        steps go. ``cond``: one class index for all, or one per picture, −1 for none. ``batch``:
-        pictures at once.
+        ``solver``: from :mod:`marginals.solvers` (default :func:`~.solvers.choice.auto`).
+        ``levels``: where the steps go, a grid for ``steps`` of them, or the levels λ themselves,
+        noise first (those of a fitted table, say). ``cond``: one class index for all, or one per
+        picture, −1 for none. ``batch``: pictures at once.
         """
         check_count(n, batch)
         if guidance != 1.0 and cond is None:
             raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
-        lams = grid(levels(self.lam_min, self.lam_max), steps)
+        named = callable(levels)
+        lams = grid(levels(self.lam_min, self.lam_max), steps) if named else list(levels)
         denoiser, results = self.guided(guidance), []
         for first in range(0, n, batch):
             part = slice(first, first + batch)
             with self._evaluating():
                 result = sample(
                     denoiser,
-                    self.start(seeds[part]),
+                    self.start(seeds[part], lams[0]),
                     lams,
-                    solver or dpmpp_2m(),
+                    solver or auto(),
                     cond=None if labels is None else labels[part],
                     seeds=seeds[part],
                     callback=callback,

@@ -25,7 +25,6 @@ from marginals.solvers import (
     predictor_corrector,
     sa,
     sde,
-    sde_dpmpp_2m,
     sde_dpmpp_3m,
 )
 from marginals.solvers.table import Row, Solver, in_scaling

@@ -23,6 +23,9 @@ Run = Positional[
 ]
 """The flag type of a trained model."""
 
+FITTED = "fitted"
+"""What `--solver` calls the tables that `marginals fit` made for a model."""
+
 
 class Command(BaseModel):
     """A sub-command: the fields are its flags, `run` does the work and returns the exit code.
@@ -98,16 +101,20 @@ def load(run: Path) -> "Generative":
 
 def walk_settings(
     model: "Generative",
+    path: Path,
     solver: str | None,
     steps: int | None,
     guidance: float,
+    *,
+    levels: str | None = None,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """How this kind of model is sampled; settings that mean nothing to it are refused.
+    """How the model in ``path`` is sampled; settings that mean nothing to its kind are refused.
 
-    A diffusion model is walked: {"solver", "steps", "guidance"}. A ladder draws every rung once:
-    {"temperature"}.
+    A diffusion model is walked: {"solver", "steps", "guidance"} and "levels" where they are asked
+    for. A ladder draws every rung once: {"temperature"}.
     """
+    from marginals.io.fitted import load_fitted
     from marginals.models import Model
 
     if isinstance(model, Model):
@@ -116,8 +123,13 @@ def walk_settings(
                 "--temperature is for ladders of latents, like VAEs; to change the pictures of a "
                 "diffusion model use --guidance"
             )
-        return {"solver": solver or "dpmpp_2m", "steps": steps or 20, "guidance": guidance}
-    given = {"--solver": solver, "--steps": steps}
+        grid = {} if levels is None else {"levels": levels}
+        if solver == FITTED:
+            if grid:
+                raise MarginalsError("a fitted solver has its own levels: leave --levels out")
+            steps = len(load_fitted(path, steps, guidance).lams)
+        return {"solver": solver or "auto", "steps": steps or 20, "guidance": guidance} | grid
+    given = {"--solver": solver, "--steps": steps, "--levels": levels}
     if wrong := [name for name, value in given.items() if value is not None]:
         raise MarginalsError(
             f"{wrong[0]} is for diffusion models; this one is a ladder of latents, like a VAE, and "
@@ -131,8 +143,31 @@ def walk_settings(
     return {"temperature": 1.0 if temperature is None else temperature}
 
 
+def check_walk_names(solver: str | None, levels: str | None = None) -> None:
+    """Refuse mistyped names before anything slow begins."""
+    from marginals.io import registry
+
+    if solver not in (None, FITTED):
+        registry.solver(solver)
+    if levels is not None:
+        registry.levels(levels)
+
+
+def _walk_objects(walk: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of `walk_settings` with objects in place of names."""
+    from marginals.io import registry
+    from marginals.io.fitted import load_fitted
+
+    if walk["solver"] == FITTED:
+        table = load_fitted(path, walk["steps"], walk["guidance"])
+        return walk | {"solver": table.solver, "levels": table.levels}
+    grid = {"levels": registry.levels(walk["levels"])} if "levels" in walk else {}
+    return walk | {"solver": registry.solver(walk["solver"])} | grid
+
+
 def draw(
     model: "Generative",
+    path: Path,
     count: int,
     walk: dict[str, Any],
     seed: int,
@@ -142,8 +177,6 @@ def draw(
     """Pictures (count, C, H, W) by the settings of `walk_settings`; a walk has a progress bar."""
     from tqdm import tqdm
 
-    from marginals.io import registry
-
     if "solver" not in walk:
         return model.sample(count, seed=seed, cond=cond, batch=batch, **walk).x
     with tqdm(desc=f"{walk['solver']}, {walk['steps']} steps", unit=" evaluations") as bar:
@@ -152,7 +185,7 @@ def draw(
             bar.total = progress.total * -(-count // batch)
             bar.update()
 
-        options = walk | {"solver": registry.solver(walk["solver"]), "callback": show}
+        options = _walk_objects(walk, path) | {"callback": show}
         result = model.sample(count, seed=seed, cond=cond, batch=batch, **options)
     return result.x
 

@@ -10,6 +10,7 @@ from marginals.commands.common import (
     Command,
     Run,
     check_guidance,
+    check_walk_names,
     draw,
     find_model,
     load,
@@ -62,7 +63,8 @@ class Evaluate(Command):
     samples: Annotated[int, Field(ge=0)] = 500
     """Samples whose quality is measured; 0 leaves that out."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
-    """How the samples of a diffusion model are drawn; by default dpmpp_2m."""
+    """How the samples of a diffusion model are drawn: a name from `marginals solvers`, or
+    `fitted`; by default auto."""
     steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
     """Solver steps of the samples; by default 20."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -75,13 +77,11 @@ class Evaluate(Command):
     def run(self) -> int:
         from marginals.compare.held_out import pictures_of
         from marginals.io.latent_map import has_map
-        from marginals.io.registry import solver
 
-        if self.solver is not None:
-            solver(self.solver)  # a mistyped name should not wait for the likelihoods
+        check_walk_names(self.solver)  # a mistyped name should not wait for the likelihoods
         path = find_model(self.model)
         model = load(path)
-        walk = walk_settings(model, self.solver, self.steps, self.guidance)
+        walk = walk_settings(model, path, self.solver, self.steps, self.guidance)
         if self.samples:
             check_guidance(path, self.guidance, model.data.classes if model.data else (), None)
         train, held_out = pictures_of(path, model, self.data)
@@ -139,7 +139,7 @@ class Evaluate(Command):
         classes = model.data.classes if model.data else ()
         first = self.seed % max(len(classes), 1)  # sample i is the picture of seed SEED + i
         labels = (torch.arange(self.samples) + first) % len(classes) if classes else None
-        x = draw(model, self.samples, walk, self.seed, labels)
+        x = draw(model, path, self.samples, walk, self.seed, labels)
         found = quality(x, labels, train, held_out, classes, path.parent)
         return {"count": self.samples, **walk, **found}
 

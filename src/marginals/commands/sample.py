@@ -1,6 +1,5 @@
 """`marginals sample`: draw pictures from a trained model."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +11,7 @@ from marginals.commands.common import (
     Command,
     Run,
     check_guidance,
+    check_walk_names,
     class_index,
     draw,
     find_model,
@@ -39,6 +39,8 @@ class Sample(Command):
       marginals sample runs/fashion --label trouser -n 16 --guidance 1.5
       marginals sample runs/fashion --solver ddpm --steps 250 --seed 7 --out pictures
       marginals sample runs/fashion --solver euler --steps 50 --scaling flow
+      marginals sample runs/fashion --solver dpmpp_2m --levels karras --steps 12
+      marginals sample runs/fashion --solver fitted --steps 8
       marginals sample runs/fashion-vae --temperature 0.8
     """
 
@@ -48,9 +50,13 @@ class Sample(Command):
     label: Annotated[str | None, arg(metavar="NAME|INDEX")] = None
     """A class by name or index, or `none`; by default every class in turn."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
-    """A name from `marginals solvers`, with options as in ddim:eta=0.5."""
+    """A name from `marginals solvers`, with options as in ddim:eta=0.5, or `fitted` after
+    `marginals fit`; by default auto."""
     steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
     """Solver steps: more are slower and better; by default 20."""
+    levels: Annotated[str | None, arg(metavar="NAME")] = None
+    """Where the steps go: auto, karras, exponential, uniform_t, trailing, cosine, flow or beta,
+    with options as in flow:shift=3; by default auto."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -69,13 +75,18 @@ class Sample(Command):
     def run(self) -> int:
         import torch
 
-        from marginals.io.registry import solver
-
-        if self.solver is not None:
-            solver(self.solver)  # a mistyped name should not wait for the model
+        check_walk_names(self.solver, self.levels)  # a mistyped name should not wait for the model
         path = find_model(self.model)
         model = load(path)
-        walk = walk_settings(model, self.solver, self.steps, self.guidance, self.temperature)
+        walk = walk_settings(
+            model,
+            path,
+            self.solver,
+            self.steps,
+            self.guidance,
+            levels=self.levels,
+            temperature=self.temperature,
+        )
         classes = model.data.classes if model.data else ()
         index = None if self.label is None else class_index(self.label, classes)
         check_guidance(path, self.guidance, classes, index)
@@ -85,7 +96,7 @@ class Sample(Command):
         parameters = walk | self._parameters(path)
         out = self.out or path.parent / "pictures" / self._name(classes, parameters)
         _require_ours(out, parameters)
-        pictures = draw(twin, self.count, walk, self.seed, cond, self.batch)
+        pictures = draw(twin, path, self.count, walk, self.seed, cond, self.batch)
         captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
         seeds = range(self.seed, self.seed + self.count)
         _save(out, pictures, captions, seeds, parameters)
@@ -118,6 +129,7 @@ class Sample(Command):
         """A folder name for the settings and the model, whatever the classes are called."""
         walked = "solver" in made
         settings = [safe_name(made["solver"]), str(made["steps"])] if walked else ["latents"]
+        settings += [safe_name(made["levels"])] if "levels" in made else []
         settings += [f"seed{self.seed}"]
         if self.label is not None:
             index = class_index(self.label, classes)
@@ -129,7 +141,12 @@ class Sample(Command):
 
     def _parameters(self, path: Path) -> dict[str, Any]:
         """What a PNG says about its making, apart from its own seed and label."""
-        model = {"model": f"{path.resolve().parent.name}/{path.name}", "model_hash": _hash(path)}
+        from marginals.io.fitted import fingerprint
+
+        model = {
+            "model": f"{path.resolve().parent.name}/{path.name}",
+            "model_hash": fingerprint(path),
+        }
         return model | ({"scaling": self.scaling} if self.scaling else {})
 
 
@@ -152,7 +169,7 @@ def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
             )
 
 
-_SAME = ("model_hash", "solver", "steps", "guidance", "temperature", "scaling")
+_SAME = ("model_hash", "solver", "steps", "levels", "guidance", "temperature", "scaling")
 """What the pictures of one folder have in common."""
 
 
@@ -175,9 +192,3 @@ def _save(
     if len(set(captions)) == 1 and captions[0]:
         sheet["label"] = captions[0]
     save_png(out / "grid.png", grid(stored), sheet)
-
-
-def _hash(path: Path) -> str:
-    """The first ten digits of the file's SHA-256, by which other programs know models too."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:10]

@@ -33,7 +33,7 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
     """(what it does, command) pairs; the commands work as they stand, in the same folder."""
     run, call = shlex.quote(str(subject.run)), program()
     longer = max(5 * subject.trained.images, _LONGER)
-    more = f"{call} sample {run} --solver dpmpp_2m --steps 20 --seed 100 -n 64"
+    more = f"{call} sample {run} --steps 20 --seed 100 -n 64"
     chain = f"{call} sample {run} --solver ddpm --steps 200 -n 16"
     if subject.labels is not None:
         more += " --guidance 3"

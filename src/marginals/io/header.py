@@ -29,7 +29,7 @@ __all__ = ["decode", "encode", "fits", "kinds"]
 # weighting in one of them needs no registration.
 _HOMES = (
     "scaling", "schedule", "predict", "objective", "generative", "decoders", "mixture", "rung",
-    "learned", "ancestral",
+    "learned", "ancestral", "solvers.fitted",
 )  # fmt: skip
 
 _SCALARS = (str, int, bool, type(None))

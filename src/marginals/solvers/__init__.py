@@ -2,8 +2,10 @@
 levels."""
 
 from .catalogue import MAKERS, SOLVERS
+from .choice import auto
+from .fitted import FittedTable
 from .frames import Frame
-from .grids import grid, karras, uniform_lam, uniform_time
+from .grids import grid, karras, straight, uniform_lam, uniform_time
 from .langevin import langevin, langevin_adaptive, predictor_corrector
 from .multistep import (
     abm,
@@ -26,12 +28,14 @@ from .unipc import unipc
 __all__ = [
     "MAKERS",
     "SOLVERS",
+    "FittedTable",
     "Frame",
     "Row",
     "Solver",
     "Table",
     "abm",
     "adams",
+    "auto",
     "ddim",
     "ddpm",
     "deis",
@@ -61,6 +65,7 @@ __all__ = [
     "sde_dpmpp_2m",
     "sde_dpmpp_3m",
     "signal_error",
+    "straight",
     "uniform_lam",
     "uniform_time",
     "unipc",

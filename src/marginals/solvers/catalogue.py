@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from .choice import auto
 from .langevin import langevin, langevin_adaptive, predictor_corrector
 from .multistep import (
     abm,
@@ -22,6 +23,7 @@ from .table import Solver
 from .unipc import unipc
 
 MAKERS: dict[str, Callable[..., Solver]] = {
+    "auto": auto,
     "ddim": ddim,
     "euler": euler,
     "heun": heun,

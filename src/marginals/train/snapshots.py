@@ -35,7 +35,7 @@ class Snapshots:
         walk: dict[str, Any] = {"steps": self.steps} if isinstance(model, Model) else {}
         x = model.sample(self.count, seed=self.seed, cond=cond, **walk).x
         about = {"images_seen": images_seen, "weights": label, "seed": self.seed, **walk}
-        about |= {"solver": "dpmpp_2m"} if walk else {}
+        about |= {"solver": "auto"} if walk else {}
         self._write(x.float().clamp(-1, 1).cpu(), images_seen, label, about)
         self.stack()
 

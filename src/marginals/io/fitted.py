@@ -1,0 +1,104 @@
+"""Solvers fitted to a model, kept beside its file: `model.safetensors` → `model.fitted.json`.
+
+One entry for every number of steps and guidance weight, with the errors that were measured on noise
+it was not fitted to. The file names the model by its contents: a model that has been trained
+further since is another one, and its old fits are refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import marginals
+from marginals.errors import MarginalsError
+from marginals.io.atomic import write_json
+from marginals.io.header import decode, encode
+
+if TYPE_CHECKING:
+    from marginals.solvers import FittedTable
+
+__all__ = ["fingerprint", "fitted_path", "load_fitted", "save_fitted"]
+
+_KIND, _VERSION = "marginals fitted solvers", 1
+
+
+def fingerprint(path: Path) -> str:
+    """The first ten digits of the file's SHA-256, by which other programs know models too."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+
+
+def fitted_path(model: Path) -> Path:
+    """Where the fitted solvers of a model file are."""
+    return model.with_suffix(".fitted.json")
+
+
+def save_fitted(
+    model: Path, table: "FittedTable", guidance: float, about: Mapping[str, Any]
+) -> Path:
+    """Keep a table, in place of an earlier one for the same steps and guidance; returns the file.
+
+    ``about``: JSON values that say how it was made and how good it is. Fits of an earlier state of
+    the model are dropped.
+    """
+    path, steps = fitted_path(model), len(table.lams)
+    try:
+        entries = _entries(model)
+    except MarginalsError:
+        entries = []  # of another state of the model, or damaged: of no more use
+    others = [e for e in entries if (e["steps"], e["guidance"]) != (steps, guidance)]
+    made = {"steps": steps, "guidance": guidance, "about": dict(about), "table": encode(table)}
+    entries = sorted([*others, made], key=lambda e: (e["steps"], e["guidance"]))
+    head = {"format": _KIND, "format_version": _VERSION, "package_version": marginals.__version__}
+    write_json(path, head | {"model_hash": fingerprint(model), "fits": entries})
+    return path
+
+
+def load_fitted(model: Path, steps: int | None, guidance: float = 1.0) -> "FittedTable":
+    """The table fitted to this model for so many steps (None: the only one there is) and this
+    guidance weight. Raises MarginalsError, in one sentence, if there is none or it is damaged."""
+    entries = _entries(model)
+    suited = [e for e in entries if e["guidance"] == guidance and steps in (None, e["steps"])]
+    if len(suited) == 1:
+        return decode(suited[0]["table"])
+    have = ", ".join(f"{e['steps']} steps at guidance {e['guidance']:g}" for e in entries)
+    if suited:
+        raise MarginalsError(f"several solvers are fitted to this model ({have}): give --steps")
+    asked = f"{steps} steps" if steps is not None else "any number of steps"
+    raise MarginalsError(
+        f"no solver is fitted to this model for {asked} at guidance {guidance:g}, there are: "
+        f"{have}; fit one with `{_command(model, steps, guidance)}`"
+    )
+
+
+def _command(model: Path, steps: int | None, guidance: float) -> str:
+    run = model.parent if model.name == "model.safetensors" else model
+    words = f"marginals fit {run} --nfe {steps or 8}"
+    return words if guidance == 1.0 else f"{words} --guidance {guidance:g}"
+
+
+def _entries(model: Path) -> list[dict[str, Any]]:
+    path = fitted_path(model)
+    if not path.is_file():
+        raise MarginalsError(
+            f"no solver is fitted to {model}: fit one with `{_command(model, None, 1.0)}`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"] == _KIND and content["format_version"] <= _VERSION
+        entries, owner = content["fits"], content["model_hash"]
+        fine = all({"steps", "guidance", "table"} <= entry.keys() for entry in entries)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known, fine, entries, owner = True, False, [], None
+    if not known:
+        raise MarginalsError(f"{path} was made by another program or a newer version of marginals")
+    if not fine:
+        raise MarginalsError(f"{path} is damaged: delete it and fit again with `marginals fit`")
+    if owner != fingerprint(model):
+        raise MarginalsError(
+            f"{path} is about another state of this model, which has changed since: fit again with "
+            f"`{_command(model, None, 1.0)}`"
+        )
+    return entries
