@@ -19,7 +19,8 @@ from .figures import Error, measure, ratio
 from .peers import Denoise
 from .problems import Counter, Problem
 
-FINALISTS, KEEP_EVERY = 16, 200
+FINALISTS, KEEP_EVERY, LONG = 16, 200, 20
+"""From ``LONG`` evaluations on, a quarter of the samples screen: errors are more alike there."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +85,20 @@ class Store:
 @torch.no_grad()
 def hold(store: Store, entrants: Iterable[Entrant], *, finalists: int = FINALISTS) -> list[Place]:
     """The finalists of every side, best first: all samples measured."""
-    count = len(store.problem.start)
-    screen = min(store.problem.screen, count)
-    first: dict[str, list[tuple[float, Entrant]]] = {}
+    count, few = len(store.problem.start), store.problem.screen
+    first: dict[str, list[tuple[float, int, Entrant]]] = {}
     for entrant in entrants:
-        last = screen if entrant.screened else count
-        square, calls = store.square(entrant, 0, last)
+        screen = min(few // 4 if entrant.budget >= LONG else few, count)
+        square, calls = store.square(entrant, 0, screen if entrant.screened else count)
         if not entrant.screened and calls > entrant.budget:
             continue  # an adaptive one asks as often as it likes
         if calls > entrant.budget:
             raise AssertionError(f"{entrant} asked {calls} times with a budget of {entrant.budget}")
         value = square[:screen].mean().nan_to_num(nan=torch.inf).item()
-        first.setdefault(entrant.side, []).append((value, entrant))
+        first.setdefault(entrant.side, []).append((value, screen, entrant))
     places = []
     for ranked in first.values():
-        for _, entrant in sorted(ranked, key=lambda pair: pair[0])[:finalists]:
+        for _, screen, entrant in sorted(ranked, key=lambda found: found[0])[:finalists]:
             places.append(_place(store, entrant, screen, count))
     store.save()
     return sorted(places, key=lambda place: place.error.rmse)
