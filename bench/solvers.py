@@ -32,7 +32,7 @@ from field.report import Result, markdown, plot, record, tables
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--problem", default="digits,2d", help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--problem", default="digits,2d,network", help=f"of {', '.join(GROUPS)}")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)), help="evaluations")
     parser.add_argument("--samples", type=int, default=512, help="held-out noises")
     parser.add_argument("--peers", default="", help="folder with the peers' packages")
@@ -48,9 +48,10 @@ def run(name: str, args: argparse.Namespace) -> Result:
     problem = PROBLEMS[name](args.samples, args.work)
     store = Store(args.work / f"errors-{name}.pt", problem)
     places, counts = {}, {}
-    for budget in map(int, args.budgets.split(",")):
+    asked = list(map(int, args.budgets.split(",")))
+    for budget in [n for n in asked if n in (problem.budgets or asked)]:
         peers, ours = (found(budget, problem.grids) for found in (from_peers, from_us))
-        entrants = [*peers, *ours, *chosen(problem, budget)]
+        entrants = [*peers, *ours, *chosen(problem, budget, args.work)]
         with tqdm(entrants, desc=f"{name}, {budget} evaluations", disable=None) as bar:
             places[budget] = hold(store, bar)
         counts[budget] = len(entrants)

@@ -20,7 +20,7 @@ from .peers import Denoise
 from .problems import Counter, Problem
 
 FINALISTS, KEEP_EVERY, LONG = 16, 200, 20
-"""From ``LONG`` evaluations on, a quarter of the samples screen: errors are more alike there."""
+"""From ``LONG`` evaluations on, fewer samples screen: errors are more alike there."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def hold(store: Store, entrants: Iterable[Entrant], *, finalists: int = FINALIST
     count, few = len(store.problem.start), store.problem.screen
     first: dict[str, list[tuple[float, int, Entrant]]] = {}
     for entrant in entrants:
-        screen = min(few // 4 if entrant.budget >= LONG else few, count)
+        screen = min(max(few // 4, 24) if entrant.budget >= LONG else few, count)
         square, calls = store.square(entrant, 0, screen if entrant.screened else count)
         if not entrant.screened and calls > entrant.budget:
             continue  # an adaptive one asks as often as it likes
@@ -115,8 +115,9 @@ def _place(store: Store, entrant: Entrant, screen: int, count: int) -> Place:
 
 
 def best(places: list[Place], side: str) -> Place | None:
-    """The nearest of one side."""
-    return next((place for place in places if place.entrant.side == side), None)
+    """The nearest of one side; our default is one of ours."""
+    sides = ("ours", "default") if side == "ours" else (side,)
+    return next((place for place in places if place.entrant.side in sides), None)
 
 
 def against(place: Place | None, other: Place | None) -> tuple[float, float] | None:

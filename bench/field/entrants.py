@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
 from .contest import Entrant
 from .fitted import fitted
 from .grids import ENDS, sigmas, takes
-from .ours import Plan, default, named, plan, variants
+from .ours import Plan, default, default_levels, named, plan, variants
 from .peers import Denoise, Peer, all_peers, versions
 from .problems import Problem
 
@@ -74,17 +75,20 @@ def from_us(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
             made = plan(solver, lambda n, g=grid, e=end: sigmas(g, n, e), budget)
             if made is not None:
                 yield _ours("ours", name, label(grid, end), budget, made)
+    for name, solver in (named() | variants()).items():
+        made = plan(solver, default_levels, budget)
+        if made is not None:
+            yield _ours("ours", name, "default grid", budget, made)
 
 
-def chosen(problem: Problem, budget: int) -> Iterator[Entrant]:
+def chosen(problem: Problem, budget: int, work: Path) -> Iterator[Entrant]:
     """What `sample` does if nobody says anything, and the solver fitted to this problem."""
     standard = default(budget)
     yield _ours("default", standard.solver.name, "default grid", budget, standard)
-    special = fitted(problem, budget)
-    if special is not None:
-        solver, lams = special
-        nfe = solver.evaluations([problem.denoiser.scaling(lam) for lam in lams])
-        yield _ours("fitted", solver.name, "", budget, Plan(solver, tuple(lams), nfe))
+    table = fitted(problem, budget, work)
+    if table is not None:
+        made = Plan(table.solver, table.levels, budget)
+        yield _ours("fitted", "fitted", "its own levels", budget, made)
 
 
 def _ours(side: str, name: str, grid: str, budget: int, made: Plan) -> Entrant:

@@ -6,6 +6,7 @@ in float32, for its truth in float64; the difference is a thousand times below w
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .peers import Denoise
 from .problems import HELD_OUT, Problem, noise, solved
 
 CLASSES, MOST, STEPS = 10, 256, 300
+BUDGETS = (5, 8, 10, 15)
 GRIDS = ("karras", "exponential", "vp", "cosine", "flow", "flow shift 3")
 
 
@@ -61,7 +63,7 @@ def network(count: int, cache: Path, *, guidance: float = 1.0) -> Problem:
         return denoise
 
     size = sum(p.numel() for p in model.net.parameters())
-    return solved(
+    problem = solved(
         "network" if guidance == 1.0 else f"network, guidance {guidance:g}",
         partial(of, fast, torch.float32),
         fast,
@@ -74,3 +76,4 @@ def network(count: int, cache: Path, *, guidance: float = 1.0) -> Problem:
         screen=24,
         grids=GRIDS,
     )
+    return replace(problem, budgets=BUDGETS)

@@ -54,11 +54,16 @@ class _Asked:
         return Estimate(x, lam, VE, self.denoise(x, math.exp(-0.5 * float(lam))))
 
 
-def default(nfe: int) -> Plan:
-    """The walk of `Model.sample(steps=nfe)` from σ = 80 if nothing else is asked."""
+def default_levels(steps: int) -> list[float]:
+    """σ of the grid that `Model.sample` takes if nothing else is asked, from 80."""
     first, last = (-2.0 * math.log(sigma) for sigma in (START, STOP))
     levels = inspect.signature(Model.sample).parameters["levels"].default
-    solver, lams = auto(), grid(levels(first, last), nfe)
+    return [math.exp(-0.5 * lam) for lam in grid(levels(first, last), steps)]
+
+
+def default(nfe: int) -> Plan:
+    """The walk of `Model.sample(steps=nfe)` from σ = 80 if nothing else is asked."""
+    solver, lams = auto(), to_lams(default_levels(nfe))
     return Plan(solver, tuple(lams), solver.evaluations([VE(lam) for lam in lams]))
 
 

@@ -37,7 +37,8 @@ Of = Callable[[slice], Denoise]
 class Problem:
     """``of(part)``: the denoiser (x, σ) → x̂0, in VE units, of these samples; ``start``: (B, ...)
     noise times 80; ``truth``: its end; ``denoiser``: the same as an object of the core; ``mark``:
-    another mark, another truth; ``screen``: samples that say who is measured on all of them."""
+    another mark, another truth; ``screen``: samples that say who is measured on all of them;
+    ``budgets``: evaluations, if not all that are asked for."""
 
     name: str
     of: Of
@@ -50,6 +51,7 @@ class Problem:
     about: str
     screen: int
     grids: tuple[str, ...]
+    budgets: tuple[int, ...] = ()
 
 
 class Counter:
