@@ -54,6 +54,10 @@ TESTS = {
     "solvers/stochastic": ["solver_tables", "solver_formulas"],
     "solvers/langevin": ["solver_tables", "solver_formulas"],
     "solvers/grids": ["solver_grids", "solver_tables"],
+    "solvers/fitted": ["fitted_table"],
+    "solvers/choice": ["fitted_table"],
+    "paths": ["fitting"],
+    "fitting": ["fitting"],
     "convergence": ["solver_orders"],
 }
 TIME_LIMIT = 150  # seconds; a mutant that hangs is caught

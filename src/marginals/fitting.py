@@ -33,7 +33,7 @@ from .scaling import VE, units
 from .solvers import FittedTable, Solver, auto, grid, straight
 
 Report = Callable[[float, float], None]
-"""Called with (share of the time used, loss)."""
+"""Called with (share of the time or the rounds used, loss)."""
 
 _STAGES = (2.0, 0.5, 0.2)
 """c of the three stages, in units of the median error before fitting."""
@@ -101,7 +101,8 @@ class LevelsOnly:
     def _flat(self, vector: Tensor) -> Tensor:
         lams = _levels(self.first, vector.detach()).tolist()
         table = FittedTable.of(self.solver, [*lams, math.inf])
-        return torch.tensor([*table.lams, *table.keep, *itertools.chain(*table.shares)]).double()
+        flat = [*table.lams, *table.keep, *itertools.chain(*table.shares)]
+        return torch.tensor(flat, dtype=torch.float64)
 
     def numbers(self, vector: Tensor) -> Numbers:
         """The solver's rule is plain Python, so its derivatives are differences of its tables; the
@@ -142,16 +143,21 @@ def fit(
     family: Family,
     *,
     seconds: float = 60.0,
+    rounds: int | None = None,
     batch: int = 128,
     report: Report | None = None,
 ) -> FittedTable:
     """The table of ``family`` whose walks end nearest to the ends of ``paths``.
 
-    Takes about ``seconds``, or less if nothing improves any more; ``batch`` paths at a time go
-    through the denoiser. The denoiser has to be differentiable in x and λ. Raises MarginalsError
-    if its answers are not finite.
+    Takes about ``seconds``, or less if nothing improves any more. ``rounds`` of the optimiser (of
+    five iterations each; at least one per stage) instead of that make the result independent of
+    the clock: the same table on a slow computer as on a fast one. ``batch`` paths at a time go
+    through the denoiser, which has to be differentiable in x and λ. Raises MarginalsError if its
+    answers are not finite.
     """
     vector = family.start
+    if not len(vector):  # one evaluation: the constraint leaves nothing free
+        return family.numbers(vector).table()
     with torch.no_grad():
         first = _ends_error(denoiser, family.numbers(vector), paths, batch)
     if not bool(first.isfinite().all()):
@@ -160,16 +166,17 @@ def fit(
             "instead of half precision"
         )
     median = max(first.sqrt().median().item(), 1e-12)
-    began = time.monotonic()
+    began, done = time.monotonic(), 0
     for number, scale in enumerate(_STAGES):
         stage = _Stage(denoiser, paths, family, vector, scale * median, batch)
         share = (number + 1) / len(_STAGES)
         while True:
             improved = stage.improve()
-            used = (time.monotonic() - began) / seconds
+            done += 1
+            used = (time.monotonic() - began) / seconds if rounds is None else done / rounds
             if report is not None:
                 report(min(used, 1.0), stage.best)
-            if not improved or used > share:
+            if not improved or used >= share - 1e-9:
                 break
         vector = stage.vector
     with torch.no_grad():
@@ -215,7 +222,8 @@ class _Stage:
         jacobian = torch.stack([((e.double() - base) / _STEP).flatten(1) for e in ends])
         weight = (square_error(base, few.end) + self.softness**2).rsqrt() / base.numel()
         hessian = torch.einsum("pbd,b,qbd->pq", jacobian, weight, jacobian).cpu()
-        size = hessian.diagonal().clamp(min=hessian.diagonal().max() * 1e-12).sqrt()
+        most = hessian.diagonal().max().clamp(min=1e-30)  # 0 if the ends answer to nothing
+        size = hessian.diagonal().clamp(min=1e-12 * most).sqrt()
         eye = torch.eye(len(size), dtype=torch.float64)
         factor = torch.linalg.cholesky(hessian / size / size[:, None] + _DAMPING * eye)
         return torch.linalg.solve_triangular(factor.T, eye, upper=True) / size[:, None]

@@ -10,9 +10,18 @@ from scipy.stats import beta as beta_law
 
 from marginals.errors import MarginalsError
 from marginals.scaling import FLOW, VP
-from marginals.schedule import Cosine, LinearBeta, Logit, Tabulated
+from marginals.schedule import Cosine, LinearBeta, Logit, Tabulated, Truncated
 from marginals.solvers import grid, karras, uniform_lam, uniform_time
-from marginals.solvers.grids import GRIDS, BetaTime, Trailing, beta_time, shifted_grid, trailing
+from marginals.solvers.grids import (
+    GRIDS,
+    BetaTime,
+    Powered,
+    Trailing,
+    beta_time,
+    shifted_grid,
+    straight,
+    trailing,
+)
 
 LOW, HIGH = -8.0, 9.0
 MADE = {name: make() for name, make in GRIDS.items()} | {
@@ -22,6 +31,8 @@ MADE = {name: make() for name, make in GRIDS.items()} | {
     "trailing cosine, shift 2": GRIDS["trailing"](Cosine(), 2.0),
     "uniform_t, DDPM's table": GRIDS["uniform_t"](Tabulated.ddpm()),
     "beta 2, 0.7": GRIDS["beta"](2.0, 0.7),
+    "auto 0.7": GRIDS["auto"](0.7),
+    "powered cosine": lambda low, high: Truncated(Powered(Cosine(), 2.5), high, low),
 }
 
 
@@ -79,6 +90,29 @@ def test_a_shift_moves_levels_by_twice_its_logarithm():
         )
 
 
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+def test_the_default_is_even_in_a_root_of_flows_time(power):
+    """t^(1/power) in equal steps; where the ends are pure noise and data, t_i = (1 − i/N)^power and
+    the last step is the whole way from 1/N^power to the data."""
+    lams = grid(straight(LOW, HIGH, power), 8, final=False)
+    times = np.array([FLOW(lam).sigma for lam in lams])
+    assert np.allclose(np.diff(times ** (1.0 / power), 2), 0.0, atol=1e-12)
+    *wide, last = grid(straight(-150.0, 150.0, power), 8)
+    expected = [(1.0 - i / 8) ** power for i in range(8)]
+    assert [FLOW(lam).sigma for lam in wide] == pytest.approx(expected, abs=1e-9)
+    assert last == math.inf
+    assert straight(LOW, HIGH, power) == GRIDS["auto"](power)(LOW, HIGH)
+    assert straight(LOW, HIGH) == straight(LOW, HIGH, 1.5) == GRIDS["auto"]()(LOW, HIGH)
+
+
+def test_a_power_above_one_moves_levels_to_the_data():
+    base, t = Cosine(), torch.linspace(0.01, 0.99, 23, dtype=torch.float64)
+    assert torch.allclose(Powered(base, 2.0).lam(t), base.lam(t * t), atol=1e-12)
+    assert bool((Powered(base, 2.0).lam(t) > base.lam(t)).all())
+    assert torch.allclose(Powered(base, 1.0).lam(t), base.lam(t), atol=1e-12)
+    assert Powered(base).lam(0.0) == base.lam(0.0) and Powered(base).lam(1.0) == base.lam(1.0)
+
+
 def test_cosine_is_even_in_the_angle():
     lams = grid(GRIDS["cosine"]()(LOW, HIGH), 6, final=False)
     angles = [math.atan2(VP(lam).sigma, VP(lam).alpha) for lam in lams]
@@ -105,6 +139,9 @@ BAD = {
     "infinite shift": lambda: GRIDS["cosine"](math.inf),
     "beta": lambda: BetaTime(Logit(), 0.0, 1.0),
     "big beta": lambda: BetaTime(Logit(), 1.0, 1000.0),
+    "power 0": lambda: Powered(Logit(), 0.0),
+    "power 11": lambda: GRIDS["auto"](11.0)(LOW, HIGH),
+    "power NaN": lambda: Powered(Logit(), math.nan),
     "rho": lambda: GRIDS["karras"](-1.0)(LOW, HIGH),
     "empty": lambda: GRIDS["trailing"]()(3.0, 3.0),
 }

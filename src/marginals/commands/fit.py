@@ -49,6 +49,8 @@ class Fit(Command):
     """Evaluations along each of these paths."""
     minutes: Annotated[float, Field(gt=0, le=1440)] = 1.0
     """Time for the fit itself; following the paths comes on top."""
+    rounds: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
+    """So many rounds of the optimiser instead of --minutes: the same table on every computer."""
     batch: Annotated[int, Field(ge=1)] = 64
     """How many pictures at a time; changes the memory used."""
     seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
@@ -75,8 +77,13 @@ class Fit(Command):
                 "the fitted table is no better than the default on noise it was not fitted to, so "
                 "it is not kept: give more --minutes and more --paths"
             )
-        made = {"nfe": self.nfe, "paths": self.paths, "seed": self.seed, "minutes": self.minutes}
-        made |= {"levels_only": self.levels_only, "started_from": self.solver}
+        made = {"nfe": self.nfe, "paths": self.paths, "seed": self.seed}
+        limit = "minutes" if self.rounds is None else "rounds"
+        made |= {
+            limit: getattr(self, limit),
+            "levels_only": self.levels_only,
+            "started_from": self.solver,
+        }
         about = made | {"errors": {name: _numbers(e) for name, e in found.items()}}
         where = save_fitted(path, table, self.guidance, about)
         extra = "" if self.guidance == 1.0 else f" --guidance {self.guidance:g}"
@@ -140,6 +147,7 @@ class Fit(Command):
                 paths,
                 family,
                 seconds=60.0 * self.minutes,
+                rounds=self.rounds,
                 batch=self.batch,
                 report=report,
             )

@@ -62,7 +62,7 @@ def load_fitted(model: Path, steps: int | None, guidance: float = 1.0) -> "Fitte
     entries = _entries(model)
     suited = [e for e in entries if e["guidance"] == guidance and steps in (None, e["steps"])]
     if len(suited) == 1:
-        return decode(suited[0]["table"])
+        return _table(fitted_path(model), suited[0])
     have = ", ".join(f"{e['steps']} steps at guidance {e['guidance']:g}" for e in entries)
     if suited:
         raise MarginalsError(f"several solvers are fitted to this model ({have}): give --steps")
@@ -71,6 +71,27 @@ def load_fitted(model: Path, steps: int | None, guidance: float = 1.0) -> "Fitte
         f"no solver is fitted to this model for {asked} at guidance {guidance:g}, there are: "
         f"{have}; fit one with `{_command(model, steps, guidance)}`"
     )
+
+
+def _is_entry(entry: Any) -> bool:
+    steps, guidance, _ = entry["steps"], entry["guidance"], entry["table"]
+    return isinstance(steps, int) and isinstance(guidance, int | float)
+
+
+def _table(path: Path, entry: Mapping[str, Any]) -> "FittedTable":
+    from marginals.solvers import FittedTable
+
+    try:
+        table = decode(entry["table"])
+    except MarginalsError as error:
+        raise MarginalsError(f"{_damaged(path)} ({error})") from None
+    if not isinstance(table, FittedTable) or len(table.lams) != entry["steps"]:
+        raise MarginalsError(_damaged(path))
+    return table
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: delete it and fit again with `marginals fit`"
 
 
 def _command(model: Path, steps: int | None, guidance: float) -> str:
@@ -88,14 +109,14 @@ def _entries(model: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = content["format"] == _KIND and content["format_version"] <= _VERSION
-        entries, owner = content["fits"], content["model_hash"]
-        fine = all({"steps", "guidance", "table"} <= entry.keys() for entry in entries)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        entries, owner = content.get("fits"), content.get("model_hash")
+        fine = known and isinstance(entries, list) and all(map(_is_entry, entries))
+    except (ValueError, KeyError, TypeError):
         known, fine, entries, owner = True, False, [], None
     if not known:
         raise MarginalsError(f"{path} was made by another program or a newer version of marginals")
     if not fine:
-        raise MarginalsError(f"{path} is damaged: delete it and fit again with `marginals fit`")
+        raise MarginalsError(_damaged(path))
     if owner != fingerprint(model):
         raise MarginalsError(
             f"{path} is about another state of this model, which has changed since: fit again with "

@@ -15,11 +15,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NoReturn, Self
 
 from ..errors import MarginalsError
 from ..scaling import VE, Level
-from .table import Row, Solver, Table
+from .table import Row, Solver, Table, in_scaling, signal_error
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,24 @@ class FittedTable:
 
         Every state of a table is linear in y_0 and the estimates; only the states at which the
         denoiser is asked matter. Raises MarginalsError for stochastic solvers, for walks that do
-        not end at λ = ∞ and for those that ask the denoiser at a level that no later step needs.
+        not end at λ = ∞, for those that ask the denoiser at the same level again (heun, rk4), and
+        for those that move a constant picture (the frame v).
         """
         levels = [VE(float(lam)) for lam in lams]
-        rows = solver.table(levels)
-        if any(row.noise or row.snr for row in rows) or levels[-1].lam != math.inf:
-            raise MarginalsError(
-                f"{solver.name} on these levels cannot be written as a fitted table: it has to be "
-                "deterministic and to end at λ = ∞"
-            )
+        rows = in_scaling(levels[0], solver.table(levels), VE)
+        at = [levels[0], *(row.at for row in rows)]
         asked = sorted({j for row in rows for j in row.d})
+        if any(row.noise or row.snr for row in rows) or levels[-1].lam != math.inf:
+            cls._refuse(solver, "it has to be deterministic and to end at λ = ∞")
+        if any(at[i].lam >= at[j].lam for i, j in itertools.pairwise(asked)):
+            cls._refuse(solver, "it asks the denoiser more than once at a level")
+        if max(map(abs, signal_error(levels, rows))) > 1e-9:
+            cls._refuse(solver, "it does not carry a constant picture exactly")
         place = {j: n for n, j in enumerate(asked)}
         states = [_Linear(1.0, (0.0,) * len(asked))]
         for row in rows:
             states.append(_Linear.of(row, states, place))
         walk = [*(states[j] for j in asked), states[-1]]
-        at = [levels[0], *(row.at for row in rows)]
         pairs = list(itertools.pairwise(walk))
         keep = [s.start / t.start for t, s in pairs[:-1]] + [0.0]
         shares = []
@@ -109,6 +111,12 @@ class FittedTable:
             row = [s.clean[j] - keep[i] * t.clean[j] for j in range(i + 1)]
             shares.append((*row[:-1], 1.0 - keep[i] - math.fsum(row[:-1])))
         return cls(tuple(float(at[j].lam) for j in asked), tuple(keep), tuple(shares))
+
+    @staticmethod
+    def _refuse(solver: Solver, why: str) -> NoReturn:
+        raise MarginalsError(
+            f"{solver.name} on these levels cannot be written as a fitted table: {why}"
+        )
 
 
 @dataclass(frozen=True)
