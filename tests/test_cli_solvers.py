@@ -36,7 +36,7 @@ def test_the_list_names_every_solver_and_grid_within_80_columns(capsys):
 @pytest.mark.parametrize("name", [*SOLVERS, "ddim:eta=0.5", "unipc:order=2,variant=bh1"])
 def test_every_table_prints_within_80_columns(capsys, name):
     code, out, _ = run(capsys, "--table", name, "--steps", 5)
-    assert code == 0 and out.startswith(f"{name}: 5 steps of karras, ")
+    assert code == 0 and out.startswith(f"{name}: 5 steps of auto, ")
     assert all(len(line) <= 80 for line in out.splitlines()), out
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adaptive import Advance, sample_adaptive
 from .ancestral import Hybrid, Variance, ancestral, chain_elbo
 from .bound import Bound, Terms
 from .denoiser import Denoiser, Net
@@ -141,16 +142,23 @@ class Model(Generative):
         cond: Labels = None,
         guidance: float = 1.0,
         batch: int = 256,
+        tolerance: float | None = None,
         callback: Callable[[Progress], None] | None = None,
+        advance: Advance | None = None,
     ) -> SampleResult:
         """n pictures (n, *shape); picture i has seed ``seed + i`` and is the same in any batch.
 
         ``solver``: from :mod:`marginals.solvers` (default :func:`~.solvers.choice.auto`).
         ``levels``: where the steps go, a grid for ``steps`` of them, or the levels λ themselves,
         noise first (those of a fitted table, say). ``cond``: one class index for all, or one per
-        picture, −1 for none. ``batch``: pictures at once.
+        picture, −1 for none. ``batch``: pictures at once. ``tolerance``: instead of a solver and
+        its steps, Dormand–Prince steps of a size that makes errors of this relative and absolute
+        size, every picture its own (:func:`~.adaptive.sample_adaptive`); then ``advance`` hears of
+        the progress instead of ``callback``.
         """
         check_count(n, batch)
+        if tolerance is not None and solver is not None:
+            raise MarginalsError("A tolerance chooses the steps itself: leave the solver out.")
         if guidance != 1.0 and cond is None:
             raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
         seeds = range(seed, seed + n)
@@ -160,18 +168,20 @@ class Model(Generative):
         denoiser, results = self.guided(guidance), []
         for first in range(0, n, batch):
             part = slice(first, first + batch)
+            some = None if labels is None else labels[part]
             with self._evaluating():
-                result = sample(
-                    denoiser,
-                    self.start(seeds[part], lams[0]),
-                    lams,
-                    solver or auto(),
-                    cond=None if labels is None else labels[part],
-                    seeds=seeds[part],
-                    callback=callback,
-                )
+                if tolerance is not None:
+                    start, std = self.start(seeds[part]), self._prior.std
+                    way = self.lam_min, self.lam_max
+                    size = {"rtol": tolerance, "atol": tolerance, "std": std, "advance": advance}
+                    result = sample_adaptive(denoiser, start, *way, cond=some, **size)
+                else:
+                    start = self.start(seeds[part], lams[0])
+                    about = {"seeds": seeds[part], "callback": callback}
+                    result = sample(denoiser, start, lams, solver or auto(), cond=some, **about)
             results.append(result)
-        return replace(results[0], x=torch.cat([result.x for result in results]))
+        nfe = max((result.nfe for result in results), default=0)
+        return replace(results[0], x=torch.cat([result.x for result in results]), nfe=nfe)
 
     def elbo(
         self, x: Tensor, cond: Labels = None, *, target: float | None = None, **options: Any

@@ -107,12 +107,14 @@ def walk_settings(
     guidance: float,
     *,
     levels: str | None = None,
+    tolerance: float | None = None,
     temperature: float | None = None,
 ) -> dict[str, Any]:
     """How the model in ``path`` is sampled; settings that mean nothing to its kind are refused.
 
     A diffusion model is walked: {"solver", "steps", "guidance"} and "levels" where they are asked
-    for. A ladder draws every rung once: {"temperature"}.
+    for, or {"solver", "tolerance", "guidance"} with steps as small as that needs. A ladder draws
+    every rung once: {"temperature"}.
     """
     from marginals.io.fitted import load_fitted
     from marginals.models import Model
@@ -123,13 +125,23 @@ def walk_settings(
                 "--temperature is for ladders of latents, like VAEs; to change the pictures of a "
                 "diffusion model use --guidance"
             )
+        fixed = {"--solver": solver, "--steps": steps, "--levels": levels}
+        if tolerance is not None:
+            if wrong := [name for name, value in fixed.items() if value is not None]:
+                raise MarginalsError(f"--tolerance chooses the steps itself: leave {wrong[0]} out")
+            return {"solver": "dopri5", "tolerance": tolerance, "guidance": guidance}
         grid = {} if levels is None else {"levels": levels}
         if solver == FITTED:
             if grid:
                 raise MarginalsError("a fitted solver has its own levels: leave --levels out")
             steps = len(load_fitted(path, steps, guidance).lams)
         return {"solver": solver or "auto", "steps": steps or 20, "guidance": guidance} | grid
-    given = {"--solver": solver, "--steps": steps, "--levels": levels}
+    given = {
+        "--solver": solver,
+        "--steps": steps,
+        "--levels": levels,
+        "--tolerance": tolerance,
+    }
     if wrong := [name for name, value in given.items() if value is not None]:
         raise MarginalsError(
             f"{wrong[0]} is for diffusion models; this one is a ladder of latents, like a VAE, and "
@@ -179,6 +191,8 @@ def draw(
 
     if "solver" not in walk:
         return model.sample(count, seed=seed, cond=cond, batch=batch, **walk).x
+    if "tolerance" in walk:
+        return _draw_adaptive(model, count, walk, seed=seed, cond=cond, batch=batch)
     with tqdm(desc=f"{walk['solver']}, {walk['steps']} steps", unit=" evaluations") as bar:
 
         def show(progress: "Progress") -> None:
@@ -187,6 +201,27 @@ def draw(
 
         options = _walk_objects(walk, path) | {"callback": show}
         result = model.sample(count, seed=seed, cond=cond, batch=batch, **options)
+    return result.x
+
+
+def _draw_adaptive(
+    model: "Generative", count: int, walk: dict[str, Any], *, batch: int, **options: Any
+) -> "Tensor":
+    """The same where the number of steps is not known beforehand; says how many it took."""
+    from tqdm import tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    parts, before = -(-count // batch), 0.0
+    with tqdm(desc=f"tolerance {walk['tolerance']:g}", total=parts, bar_format=form) as bar:
+
+        def show(share: float) -> None:
+            nonlocal before
+            bar.update(max(0.0, share - before) if share >= before else share)
+            before = share if share < 1.0 else 0.0
+
+        settings = {"tolerance": walk["tolerance"], "guidance": walk["guidance"]}
+        result = model.sample(count, batch=batch, advance=show, **settings, **options)
+    print(f"the slowest picture took {result.nfe} evaluations")
     return result.x
 
 

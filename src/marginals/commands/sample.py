@@ -57,6 +57,9 @@ class Sample(Command):
     levels: Annotated[str | None, arg(metavar="NAME")] = None
     """Where the steps go: auto, karras, exponential, uniform_t, trailing, cosine, flow or beta,
     with options as in flow:shift=3; by default auto."""
+    tolerance: Annotated[float | None, arg(metavar="FLOAT"), Field(gt=0, le=1)] = None
+    """Instead of a solver and its steps: Dormand-Prince steps that err by this much at most, each
+    picture its own; 1e-3 looks exact."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -85,6 +88,7 @@ class Sample(Command):
             self.steps,
             self.guidance,
             levels=self.levels,
+            tolerance=self.tolerance,
             temperature=self.temperature,
         )
         classes = model.data.classes if model.data else ()
@@ -128,7 +132,9 @@ class Sample(Command):
     def _name(self, classes: Sequence[str], made: dict[str, Any]) -> str:
         """A folder name for the settings and the model, whatever the classes are called."""
         walked = "solver" in made
-        settings = [safe_name(made["solver"]), str(made["steps"])] if walked else ["latents"]
+        settings = [safe_name(made["solver"])] if walked else ["latents"]
+        settings += [str(made["steps"])] if "steps" in made else []
+        settings += [f"{made['tolerance']:g}"] if "tolerance" in made else []
         settings += [safe_name(made["levels"])] if "levels" in made else []
         settings += [f"seed{self.seed}"]
         if self.label is not None:
@@ -169,7 +175,16 @@ def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
             )
 
 
-_SAME = ("model_hash", "solver", "steps", "levels", "guidance", "temperature", "scaling")
+_SAME = [
+    "model_hash",
+    "solver",
+    "steps",
+    "levels",
+    "tolerance",
+    "guidance",
+    "temperature",
+    "scaling",
+]
 """What the pictures of one folder have in common."""
 
 

@@ -41,7 +41,7 @@ class Solvers(Command):
     steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=1000)] = None
     """Steps of --table; by default 8."""
     levels: Annotated[str | None, arg(metavar="NAME")] = None
-    """Where the steps of --table go; by default karras."""
+    """Where the steps of --table go; by default auto."""
     scaling: Annotated[Literal["vp", "ve", "flow", "sub_vp"] | None, arg(metavar="NAME")] = None
     """Units of the states of --table: vp, ve, flow or sub_vp; by default vp."""
     plot: Annotated[Path | None, arg(metavar="PNG")] = None
@@ -69,7 +69,7 @@ class Solvers(Command):
         from marginals.solvers.table import in_scaling
 
         solver = registry.solver(name)
-        steps, levels, units = self.steps or 8, self.levels or "karras", self.scaling or "vp"
+        steps, levels, units = self.steps or 8, self.levels or "auto", self.scaling or "vp"
         lams = grid(registry.levels(levels)(_lam(SIGMA_MAX), _lam(SIGMA_MIN)), steps)
         scaling = registry.scaling(units)
         start = [scaling(lam) for lam in lams]
