@@ -26,6 +26,8 @@ from .problems import Problem
 MOST = 15
 """Fits are made for so many evaluations at most; with more the default is exact enough."""
 CLASSES = 10
+SECONDS = 120.0
+"""Of each fit, at most."""
 FIRST, LAST = -2.0 * math.log(START), -2.0 * math.log(STOP)
 
 
@@ -59,15 +61,13 @@ def paths(problem: Problem, seeds: range) -> Paths:
     return follow(asked, start, FIRST, LAST, cond=cond, steps=200, batch=256)
 
 
-def fitted(
-    problem: Problem, nfe: int, work: Path, *, count: int = 1024, seconds: float = 120.0
-) -> FittedTable | None:
+def fitted(problem: Problem, nfe: int, work: Path) -> FittedTable | None:
     """The table of ``nfe`` evaluations, from σ = 80; None for more than :data:`MOST`."""
     if nfe > MOST:
         return None
-    if problem.name.startswith("network"):
-        count //= 4  # a network is slower to ask, and its paths differ less
-    file = work / "fitted" / f"{problem.mark}-{nfe}-{count}-{seconds:g}.json"
+    # a network is slower to ask than a formula, and its paths differ less
+    count = 256 if problem.name.startswith("network") else 1024
+    file = work / "fitted" / f"{problem.mark}-{nfe}-{count}-{SECONDS:g}.json"
     if file.exists():
         return decode(json.loads(file.read_text()))
     asked, _, _ = denoiser(problem)
@@ -76,7 +76,7 @@ def fitted(
             asked,
             paths(problem, range(count)),
             AllNumbers(first_table(FIRST, LAST, nfe)),
-            seconds=seconds,
+            seconds=SECONDS,
             batch=256,
         )
     file.parent.mkdir(parents=True, exist_ok=True)
