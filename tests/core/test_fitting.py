@@ -335,6 +335,32 @@ def test_a_network_that_is_not_finite_is_a_sentence():
         fit(Broken(), paths_of(MIXTURE, 16, 1, steps=20), families(3)["all"], rounds=3)
 
 
+def test_one_walk_that_is_not_finite_is_enough():
+    paths = paths_of(MIXTURE, 16, 1, steps=20)
+    paths.start[3] = math.inf
+    with pytest.raises(MarginalsError, match="NaN or infinity: use an earlier checkpoint"):
+        fit(MIXTURE, paths, families(3)["all"], rounds=3)
+
+
+def test_the_best_vector_is_kept_when_the_next_is_worse():
+    paths, family = paths_of(MIXTURE, 16, 1, steps=30), families(3)["all"]
+    stage = fitting._Stage(MIXTURE, paths, family, family.start, 0.1, 8)
+    with torch.enable_grad():
+        best = stage._loss().item()
+        stage.q.data[0] = 5.0
+        worse = stage._loss().item()
+    assert worse > best and stage.best == best and torch.equal(stage.vector, family.start)
+
+
+def test_the_shape_of_a_picture_does_not_matter():
+    """(B, 2) as (B, 1, 2, 1)."""
+    tall = Mixture(MIXTURE.means.reshape(-1, 1, 2, 1), MIXTURE.std)
+    flat, family = paths_of(MIXTURE, 16, 1, steps=30), families(3)["all"]
+    pictures = Paths(flat.start.reshape(-1, 1, 2, 1), flat.end.reshape(-1, 1, 2, 1))
+    one, two = (fit(d, p, family, rounds=3) for d, p in ((MIXTURE, flat), (tall, pictures)))
+    assert two.lams == pytest.approx(one.lams, rel=1e-6)
+
+
 def test_a_step_into_nan_is_turned_back():
     """The denoiser breaks a little above the last level it is first asked at."""
     first = first_table(LOW, HIGH, 3)
@@ -351,14 +377,15 @@ def test_one_evaluation_leaves_nothing_to_fit(make):
     assert fit(MIXTURE, paths_of(MIXTURE, 16, 1, steps=20), make(first), rounds=3) == first
 
 
-def test_where_all_walks_end_alike_there_is_nothing_to_gain():
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_where_all_walks_end_alike_there_is_nothing_to_gain(value):
     """A constant denoiser is carried exactly by every table of the family."""
 
     class Constant:
         scaling = VP
 
         def __call__(self, x, lam, cond=None):
-            return Estimate(x, lam, VP, torch.full_like(x, 0.25) + 0.0 * x)
+            return Estimate(x, lam, VP, torch.full_like(x, value) + 0.0 * x)
 
     paths = paths_of(Constant(), 16, 1, steps=20)
     table = fit(Constant(), paths, families(3)["all"], rounds=3)
