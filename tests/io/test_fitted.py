@@ -8,7 +8,7 @@ import pytest
 
 from marginals.errors import MarginalsError
 from marginals.io import fitted
-from marginals.io.fitted import fingerprint, fitted_path, load_fitted, save_fitted
+from marginals.io.fitted import check_place, fingerprint, fitted_path, load_fitted, save_fitted
 from marginals.solvers import FittedTable
 
 THREE = FittedTable((-6.0, 0.1, 3.0), (0.3, 0.2, 0.0), ((0.7,), (-0.1, 0.9), (0.1, 0.3, 0.6)))
@@ -160,6 +160,14 @@ def test_files_of_others_are_refused(model):
         change(model, edit)
         with pytest.raises(MarginalsError, match="another program or a newer version"):
             load_fitted(model, 2)
+        before = fitted_path(model).read_bytes()
+        with pytest.raises(MarginalsError, match="another program or a newer version"):
+            save_fitted(model, TWO, 1.0, {})
+        with pytest.raises(MarginalsError, match="move it away"):
+            check_place(model)
+        assert fitted_path(model).read_bytes() == before
+        fitted_path(model).unlink()
+    check_place(model)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(model):

@@ -116,7 +116,7 @@ def walk_settings(
     for, or {"solver", "tolerance", "guidance"} with steps as small as that needs. A ladder draws
     every rung once: {"temperature"}.
     """
-    from marginals.io.fitted import load_fitted
+    from marginals.io.fitted import load_fitted, table_mark
     from marginals.models import Model
 
     if isinstance(model, Model):
@@ -134,7 +134,8 @@ def walk_settings(
         if solver == FITTED:
             if grid:
                 raise MarginalsError("a fitted solver has its own levels: leave --levels out")
-            steps = len(load_fitted(path, steps, guidance).lams)
+            table = load_fitted(path, steps, guidance)
+            grid, steps = {"table": table_mark(table)}, len(table.lams)
         return {"solver": solver or "auto", "steps": steps or 20, "guidance": guidance} | grid
     given = {
         "--solver": solver,
@@ -159,7 +160,7 @@ def check_walk_names(solver: str | None, levels: str | None = None) -> None:
     """Refuse mistyped names before anything slow begins."""
     from marginals.io import registry
 
-    if solver not in (None, FITTED):
+    if solver is not None and solver != FITTED:
         registry.solver(solver)
     if levels is not None:
         registry.levels(levels)
@@ -172,7 +173,8 @@ def _walk_objects(walk: dict[str, Any], path: Path) -> dict[str, Any]:
 
     if walk["solver"] == FITTED:
         table = load_fitted(path, walk["steps"], walk["guidance"])
-        return walk | {"solver": table.solver, "levels": table.levels}
+        rest = {key: value for key, value in walk.items() if key != "table"}
+        return rest | {"solver": table.solver, "levels": table.levels}
     grid = {"levels": registry.levels(walk["levels"])} if "levels" in walk else {}
     return walk | {"solver": registry.solver(walk["solver"])} | grid
 

@@ -58,10 +58,11 @@ class Fit(Command):
 
     def run(self) -> int:
         from marginals.io.checkpoint import load_diffusion
-        from marginals.io.fitted import save_fitted
+        from marginals.io.fitted import check_place, save_fitted
         from marginals.solvers import FittedTable
 
         path = find_model(self.model)
+        check_place(path)
         model = load_diffusion(path, _device())
         classes = model.data.classes if model.data else ()
         check_guidance(path, self.guidance, classes, None)

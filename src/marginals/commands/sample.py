@@ -136,6 +136,7 @@ class Sample(Command):
         settings += [str(made["steps"])] if "steps" in made else []
         settings += [f"{made['tolerance']:g}"] if "tolerance" in made else []
         settings += [safe_name(made["levels"])] if "levels" in made else []
+        settings += [made["table"]] if "table" in made else []
         settings += [f"seed{self.seed}"]
         if self.label is not None:
             index = class_index(self.label, classes)
@@ -180,6 +181,7 @@ _SAME = [
     "solver",
     "steps",
     "levels",
+    "table",
     "tolerance",
     "guidance",
     "temperature",

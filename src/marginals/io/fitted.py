@@ -19,9 +19,21 @@ from marginals.io.header import decode, encode
 if TYPE_CHECKING:
     from marginals.solvers import FittedTable
 
-__all__ = ["fingerprint", "fitted_path", "load_fitted", "save_fitted"]
+__all__ = [
+    "Foreign",
+    "check_place",
+    "fingerprint",
+    "fitted_path",
+    "load_fitted",
+    "save_fitted",
+    "table_mark",
+]
 
 _KIND, _VERSION = "marginals fitted solvers", 1
+
+
+class Foreign(MarginalsError):
+    """The file is somebody else's, so it is neither read nor replaced."""
 
 
 def fingerprint(path: Path) -> str:
@@ -35,6 +47,16 @@ def fitted_path(model: Path) -> Path:
     return model.with_suffix(".fitted.json")
 
 
+def check_place(model: Path) -> list[dict[str, Any]]:
+    """The fits that are there and of use; refuses, as `save_fitted` does, a file of others."""
+    try:
+        return _entries(model)
+    except Foreign:
+        raise
+    except MarginalsError:
+        return []  # none, of another state of the model, or damaged
+
+
 def save_fitted(
     model: Path, table: "FittedTable", guidance: float, about: Mapping[str, Any]
 ) -> Path:
@@ -44,16 +66,18 @@ def save_fitted(
     the model are dropped.
     """
     path, steps = fitted_path(model), len(table.lams)
-    try:
-        entries = _entries(model)
-    except MarginalsError:
-        entries = []  # of another state of the model, or damaged: of no more use
+    entries = check_place(model)
     others = [e for e in entries if (e["steps"], e["guidance"]) != (steps, guidance)]
     made = {"steps": steps, "guidance": guidance, "about": dict(about), "table": encode(table)}
     entries = sorted([*others, made], key=lambda e: (e["steps"], e["guidance"]))
     head = {"format": _KIND, "format_version": _VERSION, "package_version": marginals.__version__}
     write_json(path, head | {"model_hash": fingerprint(model), "fits": entries})
     return path
+
+
+def table_mark(table: "FittedTable") -> str:
+    """Eight digits by which the pictures of two fits are told apart."""
+    return hashlib.sha256(json.dumps(encode(table)).encode()).hexdigest()[:8]
 
 
 def load_fitted(model: Path, steps: int | None, guidance: float = 1.0) -> "FittedTable":
@@ -96,7 +120,7 @@ def _damaged(path: Path) -> str:
 
 def _command(model: Path, steps: int | None, guidance: float) -> str:
     run = model.parent if model.name == "model.safetensors" else model
-    words = f"marginals fit {run} --nfe {steps or 8}"
+    words = f"marginals fit {run} --nfe {min(40, max(2, steps or 8))}"
     return words if guidance == 1.0 else f"{words} --guidance {guidance:g}"
 
 
@@ -114,7 +138,10 @@ def _entries(model: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         known, fine, entries, owner = True, False, [], None
     if not known:
-        raise MarginalsError(f"{path} was made by another program or a newer version of marginals")
+        raise Foreign(
+            f"{path} was made by another program or a newer version of marginals: move it away, or "
+            "update marginals"
+        )
     if not fine:
         raise MarginalsError(_damaged(path))
     if owner != fingerprint(model):
