@@ -110,7 +110,7 @@ def test_samples_carry_their_parameters_and_do_not_depend_on_the_batch(run: Path
         assert one.shape == (8, 8) and abs(one - two).max() <= 1
     _, out, _ = said("info", tmp_path / "a" / "00009.png", "--json")
     made = json.loads(out)
-    assert (made["seed"], made["label"], made["steps"], made["solver"]) == (9, "3", 4, "dpmpp_2m")
+    assert (made["seed"], made["label"], made["steps"], made["solver"]) == (9, "3", 4, "auto")
 
     again = ("--label", made["label"], "--steps", made["steps"], "--solver", made["solver"])
     assert (
@@ -235,7 +235,7 @@ def test_eval_measures_samples(run: Path, said, monkeypatch):
     code, out, err = said("eval", run, *few, "--json")
     assert code == 0, err
     samples = json.loads(out)["samples"]
-    assert samples["count"] == 20 and samples["solver"] == "dpmpp_2m" and samples["steps"] == 2
+    assert samples["count"] == 20 and samples["solver"] == "auto" and samples["steps"] == 2
     assert 0 <= samples["labels"]["agreement"] <= 1
     assert 0.5 < samples["labels"]["classifier_accuracy"] <= 1
     assert samples["frechet"]["distance"] > samples["frechet"]["floor"] > 0
