@@ -12,6 +12,7 @@ import marginals
 from marginals.cli import main
 from marginals.io.checkpoint import load_diffusion, save_model
 from marginals.io.fitted import fitted_path, load_fitted
+from marginals.io.pictures import read_parameters
 from marginals.models import DataStats
 from marginals.nn import MLP
 from marginals.solvers import auto, grid, straight
@@ -297,3 +298,15 @@ def test_levels_by_name_are_walked_and_recorded(run: Path, tmp_path, said):
 def test_eval_measures_samples_of_the_fitted_solver_or_refuses_at_once(run: Path, said):
     code, out, err = said("eval", run, "--solver", "fitted", "--steps", 7)
     assert code == 2 and out == "" and "4 steps at guidance 1" in err
+
+
+def test_a_tolerance_in_place_of_a_solver(run: Path, said, tmp_path: Path):
+    out = tmp_path / "fine"
+    code, printed, _ = said("sample", run, "--tolerance", "1e-2", "-n", 3, "--out", out)
+    assert code == 0 and re.search(r"the slowest picture took \d+ evaluations", printed)
+    made = read_parameters(out / "00000.png")
+    assert made["solver"] == "dopri5" and made["tolerance"] == 0.01 and "steps" not in made
+    for wrong in (("--solver", "heun"), ("--steps", 5), ("--levels", "karras")):
+        code, _, error = said("sample", run, "--tolerance", "1e-2", *wrong)
+        assert code == 2 and f"leave {wrong[0]} out" in error
+    assert said("sample", run, "--tolerance", 0)[0] == 2

@@ -14,6 +14,7 @@ from marginals.noise import item_noise
 from marginals.objective import spread_uniform
 from marginals.oracle import Mixture
 from marginals.predict import V
+from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP
 from marginals.solvers import SOLVERS, ddim, ddpm, euler, grid, heun, uniform_lam
 
@@ -374,3 +375,27 @@ def test_a_likelihood_that_is_no_number_is_refused() -> None:
     for route in ROUTES[1:]:
         with pytest.raises(MarginalsError, match="finite"):
             route(model, torch.zeros(3, 1, 4, 4))
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+def test_a_tolerance_chooses_the_steps_of_every_picture(tolerance):
+    """The errors follow it, and a picture is the same in any batch."""
+    model, _ = exact_model()
+    model.double()
+    fine = model.sample(6, steps=400, seed=3).x
+    result = model.sample(6, tolerance=tolerance, seed=3)
+    assert (result.x - fine).abs().max() < 10.0 * tolerance and result.solver == "dopri5"
+    parts = model.sample(6, tolerance=tolerance, seed=3, batch=4)
+    assert torch.allclose(parts.x, result.x, atol=1e-12) and parts.nfe == result.nfe
+    assert model.sample(6, tolerance=1e-6, seed=3).nfe > result.nfe
+    with pytest.raises(MarginalsError, match="leave the solver out"):
+        model.sample(1, tolerance=1e-3, solver=ddim())
+
+
+def test_levels_may_be_given_one_by_one():
+    model, _ = exact_model()
+    lams = [-12.0, -4.0, 0.5, 3.0, math.inf]
+    result = model.sample(3, levels=lams, solver=ddim())
+    assert result.lams == tuple(lams) and result.nfe == 4
+    start = model.start(range(3), -12.0)
+    assert torch.equal(result.x, sample(model.net, start, lams, ddim(), seeds=range(3)).x)
