@@ -10,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS  := pyproject.toml constraints.txt
-LONG   := bench/likelihood.py bench/solvers.py bench/solver_peers.py# an hour, or other packages: run them by hand
+LONG   := bench/likelihood.py bench/solvers.py bench/solver_peers.py bench/fitted_carry.py# an hour, or other packages: run them by hand
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench clean
