@@ -96,6 +96,11 @@ class LevelsOnly:
 
     def __init__(self, solver: Solver, lams: Sequence[float]) -> None:
         self.solver, self.first = solver, float(lams[0])
+        if len(FittedTable.of(solver, lams).lams) != len(lams) - 1:
+            raise MarginalsError(
+                f"{solver.name} asks the denoiser more than once a step: fit the levels of a "
+                "solver with one evaluation a step"
+            )
         self.start = torch.tensor(lams[:-1], dtype=torch.float64).diff().log()
 
     def _flat(self, vector: Tensor) -> Tensor:
@@ -231,12 +236,15 @@ class _Stage:
     def _loss(self) -> Tensor:
         """The loss, with its gradient put where the optimiser looks for it."""
         total, gradient = 0.0, torch.zeros_like(self.q)
-        for part in self.paths.split(self.batch):
-            numbers = self.family.numbers(self.origin + self.basis @ self.q)
-            square = square_error(walk(self.denoiser, numbers, part), part.end)
-            loss = self._soft(square).sum() / len(self.paths)
-            gradient += torch.autograd.grad(loss, self.q)[0]
-            total += loss.item()
+        try:
+            for part in self.paths.split(self.batch):
+                numbers = self.family.numbers(self.origin + self.basis @ self.q)
+                square = square_error(walk(self.denoiser, numbers, part), part.end)
+                loss = self._soft(square).sum() / len(self.paths)
+                gradient += torch.autograd.grad(loss, self.q)[0]
+                total += loss.item()
+        except (MarginalsError, ArithmeticError):
+            total = math.inf  # levels so far apart that there is no table
         fine = math.isfinite(total) and bool(gradient.isfinite().all())
         self.q.grad = gradient if fine else torch.zeros_like(gradient)
         if fine and total < self.best:

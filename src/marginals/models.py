@@ -157,21 +157,25 @@ class Model(Generative):
         the progress instead of ``callback``.
         """
         check_count(n, batch)
-        if tolerance is not None and solver is not None:
-            raise MarginalsError("A tolerance chooses the steps itself: leave the solver out.")
+        if tolerance is not None and (solver is not None or levels is not straight):
+            raise MarginalsError(
+                "A tolerance chooses the steps itself: leave the solver out, and the levels."
+            )
         if guidance != 1.0 and cond is None:
             raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
         named = callable(levels)
         lams = grid(levels(self.lam_min, self.lam_max), steps) if named else list(levels)
+        if len(lams) < 2:
+            raise MarginalsError("A walk needs at least two noise levels.")
         denoiser, results = self.guided(guidance), []
         for first in range(0, n, batch):
             part = slice(first, first + batch)
             some = None if labels is None else labels[part]
             with self._evaluating():
                 if tolerance is not None:
-                    start, std = self.start(seeds[part]), self._prior.std
+                    start, std = self.start(seeds[part]), self._prior.std or 1.0
                     way = self.lam_min, self.lam_max
                     size = {"rtol": tolerance, "atol": tolerance, "std": std, "advance": advance}
                     result = sample_adaptive(denoiser, start, *way, cond=some, **size)

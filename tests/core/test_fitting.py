@@ -14,7 +14,17 @@ from marginals.oracle import Gaussian, Mixture
 from marginals.paths import Errors, Paths, errors, follow, square_error
 from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP, units
-from marginals.solvers import FittedTable, auto, dpmpp_2m, grid, heun, rk4, unipc
+from marginals.solvers import (
+    FittedTable,
+    auto,
+    dpmpp_2m,
+    dpmpp_2s,
+    grid,
+    heun,
+    rk4,
+    straight,
+    unipc,
+)
 
 LOW, HIGH = -8.0, 8.0
 GENERATOR = torch.Generator().manual_seed(3)
@@ -244,9 +254,8 @@ def test_levels_alone_keep_the_weights_of_their_solver():
 
 
 def test_a_family_of_levels_needs_a_solver_that_is_a_table():
-    family = LevelsOnly(heun(), first_table(LOW, HIGH, 4).levels)
     with pytest.raises(MarginalsError, match="heun"):
-        family.numbers(family.start)
+        LevelsOnly(heun(), first_table(LOW, HIGH, 4).levels)
 
 
 # --- fitting ---------------------------------------------------------------------------------
@@ -396,3 +405,32 @@ def test_fitting_starts_from_the_default_or_another_solver():
     lams = grid(fitting.straight(LOW, HIGH), 6)
     assert first_table(LOW, HIGH, 6) == FittedTable.of(auto(), lams)
     assert first_table(LOW, HIGH, 6, unipc()) == FittedTable.of(unipc(), lams)
+
+
+@pytest.mark.parametrize("far", [5.0, 7.0, -40.0])
+def test_levels_without_a_table_are_a_wall_and_not_an_end(far, monkeypatch):
+    """A line search that goes too far comes back; the best vector so far is kept."""
+    lams = grid(straight(-8.0, 8.0), 4)
+    family = LevelsOnly(auto(), lams)
+    with pytest.raises((MarginalsError, ArithmeticError)):
+        family.numbers(family.start + far)
+    oracle = Gaussian(torch.zeros(2), torch.diag(torch.tensor([1.0, 0.05])))
+    start = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    paths = follow(oracle, start, -8.0, 8.0)
+    honest, calls = family.numbers, []
+
+    def sometimes(vector):
+        if vector.requires_grad:  # only the line search tries what may be too far
+            calls.append(vector)
+        return honest(vector + far if vector.requires_grad and len(calls) % 9 == 8 else vector)
+
+    monkeypatch.setattr(family, "numbers", sometimes)
+    table = fit(oracle, paths, family, rounds=6)
+    assert len(calls) >= 8
+    before = errors(oracle, paths, auto(), lams).mean
+    assert errors(oracle, paths, table.solver, table.levels).mean <= before
+
+
+def test_the_levels_of_a_solver_that_asks_twice_are_refused():
+    with pytest.raises(MarginalsError, match="more than once a step"):
+        LevelsOnly(dpmpp_2s(), grid(straight(-8.0, 8.0), 4))

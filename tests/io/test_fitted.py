@@ -112,9 +112,6 @@ def infinite(words) -> None:
 
 DAMAGED = {
     "not JSON": "{",
-    "a list": "[]",
-    "a number": "3",
-    "nothing": "{}",
     "no text": b"\xff\xfe\x00",
     "no fits": lambda words: words.pop("fits"),
     "fits of no kind": lambda words: words.update(fits=3),
@@ -181,3 +178,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(model):
         "model.fitted.json",
         "model.safetensors",
     ]
+
+
+@pytest.mark.parametrize(
+    "words", ['{"foo": [1, 2, 3]}', "[1, 2]", "3", "{}", '{"format": "recipes"}']
+)
+def test_json_of_others_is_not_replaced(model, words):
+    fitted_path(model).write_text(words)
+    for act in (check_place, lambda path: save_fitted(path, TWO, 1.0, {})):
+        with pytest.raises(MarginalsError, match="another program"):
+            act(model)
+    assert fitted_path(model).read_text() == words
+
+
+def test_a_place_that_cannot_hold_it_is_refused_at_once(model):
+    fitted_path(model).mkdir()
+    with pytest.raises(MarginalsError, match="cannot be kept"):
+        check_place(model)

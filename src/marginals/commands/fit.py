@@ -1,6 +1,7 @@
 """`marginals fit`: the best solver for one model and one number of evaluations."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from marginals.fitting import Family
     from marginals.models import Model
     from marginals.paths import Errors, Paths
-    from marginals.solvers import FittedTable
+    from marginals.solvers import FittedTable, Solver
 
 _TRAINING, _HELD_OUT = 1 << 40, 1 << 41
 """The first seeds of the noise to fit on and to measure on; `sample` counts from 0."""
@@ -158,20 +159,20 @@ class Fit(Command):
     ) -> dict[str, "Errors"]:
         """The fitted table beside the default with as many and twice as many evaluations, and how
         far the paths themselves are from those followed with half the steps."""
-        from marginals.fitting import first_table
         from marginals.paths import errors
+        from marginals.solvers import auto, grid, straight
 
         ends = model.lam_min, model.lam_max
-        tables = {"fitted": table}
+        walks: dict[str, tuple[Solver, Sequence[float]]] = {"fitted": (table.solver, table.levels)}
         if self.solver != "auto":
-            tables[self.solver] = first
-        tables["auto"] = first_table(*ends, self.nfe)
-        tables[f"auto, {2 * self.nfe}"] = first_table(*ends, 2 * self.nfe)
-        tables["the paths"] = first_table(*ends, self.path_steps // 2)
+            walks[self.solver] = first.solver, first.levels
+        steps = {"auto": self.nfe, f"auto, {2 * self.nfe}": 2 * self.nfe}
+        for name, count in (steps | {"the paths": self.path_steps // 2}).items():
+            walks[name] = auto(), grid(straight(*ends), count)
         denoiser = model.guided(self.guidance)
         return {
-            name: errors(denoiser, held_out, t.solver, t.levels, self.batch)
-            for name, t in tables.items()
+            name: errors(denoiser, held_out, solver, lams, self.batch)
+            for name, (solver, lams) in walks.items()
         }
 
 

@@ -7,6 +7,7 @@ further since is another one, and its old fits are refused.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,13 @@ def fitted_path(model: Path) -> Path:
 
 
 def check_place(model: Path) -> list[dict[str, Any]]:
-    """The fits that are there and of use; refuses, as `save_fitted` does, a file of others."""
+    """The fits that are there and of use; refuses, as `save_fitted` does, a file of others and a
+    place where nothing can be written."""
+    path = fitted_path(model)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MarginalsError(
+            f"the fitted solver cannot be kept in {path}: copy the model to a folder of your own"
+        )
     try:
         return _entries(model)
     except Foreign:
@@ -99,7 +106,8 @@ def load_fitted(model: Path, steps: int | None, guidance: float = 1.0) -> "Fitte
 
 def _is_entry(entry: Any) -> bool:
     steps, guidance, _ = entry["steps"], entry["guidance"], entry["table"]
-    return isinstance(steps, int) and isinstance(guidance, int | float)
+    fine = isinstance(steps, int) and isinstance(guidance, int | float)
+    return fine and not isinstance(steps, bool)
 
 
 def _table(path: Path, entry: Mapping[str, Any]) -> "FittedTable":
@@ -132,11 +140,17 @@ def _entries(model: Path) -> list[dict[str, Any]]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == _KIND and content["format_version"] <= _VERSION
-        entries, owner = content.get("fits"), content.get("model_hash")
-        fine = known and isinstance(entries, list) and all(map(_is_entry, entries))
-    except (ValueError, KeyError, TypeError):
-        known, fine, entries, owner = True, False, [], None
+    except ValueError:
+        raise MarginalsError(_damaged(path)) from None
+    ours = isinstance(content, dict) and content.get("format") == _KIND
+    version = content.get("format_version") if ours else None
+    known = isinstance(version, int) and version <= _VERSION
+    try:
+        entries, owner = content["fits"], content["model_hash"]
+        fine = bool(entries) and isinstance(entries, list) and all(map(_is_entry, entries))
+        fine = fine and len({(e["steps"], e["guidance"]) for e in entries}) == len(entries)
+    except (KeyError, TypeError):
+        fine, entries, owner = False, [], None
     if not known:
         raise Foreign(
             f"{path} was made by another program or a newer version of marginals: move it away, or "

@@ -195,7 +195,10 @@ def weights(
     The weights sum to w(s) − w(t) exactly, so a constant prediction is integrated exactly. They
     are remembered, unless the coordinate is the time of a schedule that learns.
     """
-    learns = isinstance(coordinate, torch.nn.Module)
+    base = coordinate
+    while hasattr(base, "base"):
+        base = base.base  # type: ignore[union-attr]
+    learns = isinstance(base, torch.nn.Module)
     return (_weights.__wrapped__ if learns else _weights)(frame, coordinate, nodes, t, s)
 
 

@@ -53,6 +53,8 @@ def uniform_lam(lam_min: float, lam_max: float) -> NoiseSchedule:
 
 def karras(lam_min: float, lam_max: float, rho: float = 7.0) -> NoiseSchedule:
     """Equal steps in σ^(1/ρ) (Karras et al. 2022): more steps near the data than at the noise."""
+    if not 0.1 <= rho <= 1000.0:
+        raise MarginalsError(f"the rho of a Karras grid goes from 0.1 to 1000, not {rho}")
     return Karras(math.exp(-0.5 * lam_max), math.exp(-0.5 * lam_min), rho)
 
 

@@ -101,7 +101,7 @@ def edm(churn: float = 40.0, tmin: float = 0.05, tmax: float = 50.0, noise: floa
     S_noise, which scales the noise: the paper uses 1.003 to 1.007 for networks that remove too much
     detail; 1 has the right moments. 2N − 1 evaluations.
     """
-    if churn < 0 or noise <= 0 or not 0 <= tmin <= tmax:
+    if not (churn >= 0 and 0 < noise < math.inf and 0 <= tmin <= tmax):
         raise MarginalsError(
             "EDM's churn needs churn >= 0, 0 <= tmin <= tmax and noise > 0, got "
             f"{churn}, {tmin}, {tmax} and {noise}"

@@ -65,6 +65,11 @@ class Solver:
         """Rows for these levels, noise first. Raises MarginalsError if they do not rise."""
         lams = [float(level.lam) for level in levels]
         rising = all(a < b for a, b in itertools.pairwise(lams))
+        if len(lams) > 2 and not rising and lams == sorted(lams):
+            raise MarginalsError(
+                "Neighbouring noise levels of this grid are equal: ask for fewer steps, or for "
+                "another grid."
+            )
         if len(lams) < 2 or not rising:
             raise MarginalsError(
                 "A solver needs at least two noise levels in strictly rising order of λ "
