@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .condition import null_like
 from .denoiser import Denoiser, Estimate
 from .scaling import Real, Scaling
 
@@ -38,8 +39,7 @@ class Guided:
         if cond is None or self.weight == 1.0:
             return self.denoiser(x, lam, cond)
         both = lam.repeat(2) if isinstance(lam, Tensor) and lam.ndim else lam
-        null = torch.full_like(cond, -1)
-        est = self.denoiser(torch.cat([x, x]), both, torch.cat([cond, null]))
+        est = self.denoiser(torch.cat([x, x]), both, torch.cat([cond, null_like(cond)]))
         conditional, plain = est.out.chunk(2)
         out = torch.lerp(plain, conditional, self.weight)
         return Estimate(x, lam, est.scaling, out, est.prediction)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from marginals.condition import hide
 from marginals.data.augment import Augment
 from marginals.data.order import indices
 from marginals.data.pictures import Pictures, PictureSource
@@ -71,7 +72,7 @@ class Feed:
         cond = None
         if self.conditional:
             hidden = torch.rand(len(labels), generator=generator) < self.label_dropout
-            cond = labels.to(self.device).masked_fill(hidden.to(self.device), -1)
+            cond = hide(labels.to(self.device), hidden)
         return Batch(pixels, cond, generator)
 
     def _indices(self, images_seen: int) -> Tensor:
