@@ -8,7 +8,7 @@ nothing else: ``losses``, ``elbo``, ``sample``, ``data`` and :meth:`Generative.a
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,19 +23,22 @@ _FAR = 30
 """Standard deviations from the mean beyond which numbers cannot be data (0..255 in float, say)."""
 
 Labels = int | Sequence[int] | Tensor | None
-"""One class for all pictures, one for each, −1 for no class; None: the model is told nothing."""
+"""What pictures are to show (:mod:`.condition`): one class for all, one for each (−1 for no class),
+or the states of a text (T, D) for all or (B, T, D) for each; None: the model is told nothing."""
 
 
 @dataclass(frozen=True)
 class DataStats:
     """What a model knows about its data: shape (C, H, W) of one item, mean and standard deviation
-    over all entries, class names in label order, a name for people."""
+    over all entries, class names in label order, a name for people, and the name of the text
+    encoder whose states the model is told instead of a class."""
 
     shape: tuple[int, ...]
     mean: float = 0.0
     std: float = 1.0
     classes: tuple[str, ...] = ()
     name: str = ""
+    text: str = field(default="", metadata={"later": True})
 
 
 class Generative(nn.Module):
@@ -143,18 +146,32 @@ class Generative(nn.Module):
         return to_float(x, self.dtype) if x.dtype == torch.uint8 else x
 
     def _labels(self, n: int, cond: Labels) -> Tensor | None:
-        """One label per picture, (n,), on the model's device; None if there are none."""
+        """What each picture is to show, the batch first, on the model's device; or None."""
         if cond is None:
             return None
         labels = torch.as_tensor(cond, device=self.device)
+        if labels.is_floating_point():
+            return self._states(n, labels)
         labels = labels.expand(n) if isinstance(cond, int) else labels
         if labels.shape != (n,):
             raise MarginalsError(f"{n} pictures need {n} labels, not shape {tuple(labels.shape)}.")
+        if self.data and self.data.text:
+            raise MarginalsError("This model is told texts, not classes: give states of tokens.")
         classes = len(self.data.classes) if self.data else 0
         look = classes > 0 and labels.device.type == "cpu"
         if look and not bool(((labels >= -1) & (labels < classes)).all()):
             raise MarginalsError(f"Labels go from 0 to {classes - 1} (or −1 for no label).")
         return labels
+
+    def _states(self, n: int, states: Tensor) -> Tensor:
+        """Token states of one text for all pictures, or of one text for each: (n, T, D)."""
+        states = states.expand(n, -1, -1) if states.ndim == 2 else states
+        if states.ndim != 3 or len(states) != n:
+            raise MarginalsError(
+                f"{n} pictures need token states of shape (T, D), or ({n}, T, D) for a text each, "
+                f"not {tuple(states.shape)}."
+            )
+        return states.to(self.dtype)
 
 
 def check_count(n: int, batch: int) -> None:

@@ -145,7 +145,8 @@ def test_a_few_steps_learn_to_copy_the_input() -> None:
 def test_presets_build_and_describe_themselves(name: str) -> None:
     size = 8 if name == "tiny" else 32
     net = UNet(1, size, num_classes=10, **PRESETS[name])
-    options = {"channels": 1, "size": size, "num_classes": 10, "fourier": [], "outputs": 1}
+    options = {"channels": 1, "size": size, "num_classes": 10, "text_width": 0}
+    options |= {"fourier": [], "outputs": 1}
     assert net.config == {**options, **PRESETS[name]}
     assert net(*draw(1, size, batch=1)).shape == (1, 1, size, size)
 

@@ -8,7 +8,10 @@ can say in readable JSON which process it belongs to, and why no code has to be 
 
 JSON has no infinity, so a number that is not finite is written `{"float": "-inf"}`. Python writes
 the shortest decimals that read back as the same float64, hence finite numbers survive exactly.
-Reading never guesses: an unknown kind, an unknown field or a missing field is an error.
+Reading never guesses: an unknown kind, an unknown field or a missing field is an error. A field
+that a class got after files with it were written says so, `field(default=..., metadata={"later":
+True})`: it is written only where it is not its default. So old files can still be read, and new
+ones look like old ones wherever they can.
 """
 
 import dataclasses
@@ -76,6 +79,12 @@ def _fields(kind: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
 
 
+def _later(kind: type) -> dict[str, Any]:
+    """The fields a kind got after files with it were written, and what they are without a word."""
+    fields = () if _is_learned(kind) else dataclasses.fields(kind)
+    return {f.name: f.default for f in fields if f.metadata.get("later")}
+
+
 def encode(value: Any) -> Any:
     """A frozen dataclass of the core (nested as you like) as JSON values.
 
@@ -91,6 +100,7 @@ def encode(value: Any) -> Any:
     if kinds().get(name) is type(value):
         source = value.config if _is_learned(type(value)) else vars(value)
         fields = {name: source[name] for name in _fields(type(value))}
+        fields = {k: v for k, v in fields.items() if _later(type(value)).get(k, fields) != v}
         return {"kind": name} | {key: encode(item) for key, item in fields.items()}
     raise MarginalsError(
         f"a checkpoint cannot describe a {name}; use a frozen dataclass of the marginals core "
@@ -128,7 +138,7 @@ def _build(kind: str, fields: dict[str, Any]) -> Any:
             f"the header gives {kind} the field {unknown[0]!r}, which marginals "
             f"{marginals.__version__} does not know; {made_by}, so update marginals"
         )
-    if missing := sorted(known - fields.keys()):
+    if missing := sorted(known - fields.keys() - _later(kinds()[kind]).keys()):
         raise MarginalsError(f"the header is damaged: {kind} lacks its field {missing[0]!r}")
     for key, value in fields.items():
         if not fits(value, hints[key]):

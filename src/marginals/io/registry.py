@@ -144,9 +144,9 @@ def _decoders() -> "Mapping[str, Decoder]":
 
 @cache
 def _backbones() -> "Mapping[str, type[nn.Module]]":
-    from marginals.nn import MLP, UNet
+    from marginals.nn import MLP, DiT, UNet
 
-    return {"unet": UNet, "mlp": MLP}
+    return {"unet": UNet, "dit": DiT, "mlp": MLP}
 
 
 def _make(what: str, name: str, makers: "Mapping[str, Callable[..., T]]") -> T:

@@ -11,6 +11,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base": {"width": 96, "mults": [1, 2], "blocks": 2, "attention": [], "patch": 2},
 }
 
+_MODERN: dict[str, Any] = {"shared": True, "qk_norm": True, "rope": True, "swiglu": True}
+
+DIT_PRESETS: dict[str, dict[str, Any]] = {
+    "dit-demo": {"patch": 4, "width": 128, "depth": 6, "heads": 4, **_MODERN},
+    "dit-small": {"patch": 2, "width": 192, "depth": 8, "heads": 6, **_MODERN},
+    "dit-latent": {"patch": 1, "width": 256, "depth": 9, "heads": 4, **_MODERN},
+}
+"""Diffusion Transformers for processors; `DIT_SIZES` are the published ones. `dit-latent` is for
+latents of 8x8."""
+
 LATENT_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {"kind": "vectors", "latents": [64], "widths": [32, 64], "blocks": 2, "patch": 2},
     "hvae": {

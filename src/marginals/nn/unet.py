@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import MarginalsError
 from .embed import Conditioning, check_times, picture_features
+from .text import TextTokens
 
 
 def _norm(channels: int, affine: bool = True) -> nn.GroupNorm:
@@ -62,51 +63,68 @@ class Attention(nn.Module):
     """Every place looks at every other: x + proj(attention(norm(x))), heads of `head` channels.
 
     Queries, keys and values come from one 1x1 convolution; in channels_last memory the
-    (B, H*W, C) view that attention wants is free.
+    (B, H*W, C) view that attention wants is free. With `words`, every place also looks at the words
+    of a text (B, T, words): their keys and values stand beside those of the places.
     """
 
-    def __init__(self, channels: int, head: int = 32) -> None:
+    def __init__(self, channels: int, head: int = 32, words: int = 0) -> None:
         super().__init__()
         self.heads = max(1, channels // head)
         if channels % self.heads:
             raise MarginalsError(f"Attention needs a width divisible by {head}, not {channels}.")
         self.norm = _norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.words = nn.Linear(words, 2 * channels) if words else None
         self.proj = _zero(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """text: the words (B, T, words), and which of them are spoken (B, T)."""
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h, w, c)
+        mask = None
+        if text is not None and self.words is not None:
+            words, spoken = text
+            kv = self.words(words).to(k.dtype).reshape(b, -1, 2, self.heads, c // self.heads)
+            more_k, more_v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+            k, v = torch.cat([k, more_k], 2), torch.cat([v, more_v], 2)
+            mask = torch.cat([spoken.new_ones(b, h * w), spoken], 1)[:, None, None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = out.transpose(1, 2).reshape(b, h, w, c)
         return x + self.proj(out.permute(0, 3, 1, 2))
+
+
+_Text = tuple[Tensor, Tensor] | None
+"""The words of every picture's text, and which of them are no padding."""
 
 
 class _Stage(nn.Module):
     """A residual block, and attention after it where asked for."""
 
-    def __init__(self, channels: int, emb: int, attend: bool) -> None:
+    def __init__(self, channels: int, emb: int, attend: bool, words: int) -> None:
         super().__init__()
         self.block = ResBlock(channels, emb)
-        self.attention = Attention(channels) if attend else None
+        self.attention = Attention(channels, words=words) if attend else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: _Text) -> Tensor:
         x = self.block(x, emb)
-        return x if self.attention is None else self.attention(x)
+        return x if self.attention is None else self.attention(x, text)
 
 
 class _Level(nn.Module):
     """The stages of one resolution, in one direction."""
 
-    def __init__(self, blocks: int, channels: int, emb: int, attend: bool) -> None:
+    def __init__(self, blocks: int, channels: int, emb: int, attend: bool, words: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(_Stage(channels, emb, attend) for _ in range(blocks))
+        self.stages = nn.ModuleList(_Stage(channels, emb, attend, words) for _ in range(blocks))
 
-    def forward(self, h: Tensor, emb: Tensor, skips: list[Tensor] | None = None) -> list[Tensor]:
+    def forward(
+        self, h: Tensor, emb: Tensor, text: _Text, skips: list[Tensor] | None = None
+    ) -> list[Tensor]:
         """The output of every stage; on the way up each first adds what its twin had found."""
         outputs = []
         for stage in self.stages:
-            h = stage(h if skips is None else h + skips.pop(), emb)
+            h = stage(h if skips is None else h + skips.pop(), emb, text)
             outputs.append(h)
         return outputs
 
@@ -121,7 +139,9 @@ class UNet(nn.Module):
     blocks      residual blocks per level on the way down, and again on the way up
     attention   indices of the levels with self-attention after every block (0 = finest, -1 =
                 coarsest); the one block between down and up always has it
-    num_classes 0 for an unconditional network
+    num_classes 0 for a network that is not told a class
+    text_width  numbers per text token, (B, T, text_width), that `cond` then is; 0 = no text. Every
+                attention looks at the words too, and their mean joins the time
     patch       side of the pixel squares folded into channels (1 = none)
     fourier     exponents n of extra inputs sin and cos(2^n·π·x), for models that must tell one
                 pixel value from the next (`picture_features`); () = none. They also reach the
@@ -142,6 +162,7 @@ class UNet(nn.Module):
         blocks: int = 2,
         attention: Sequence[int] = (),
         num_classes: int = 0,
+        text_width: int = 0,
         patch: int = 1,
         fourier: Sequence[int] = (),
         outputs: int = 1,
@@ -152,7 +173,7 @@ class UNet(nn.Module):
         self._config: dict[str, Any] = {
             "channels": channels, "size": size, "width": width, "mults": list(mults),
             "blocks": blocks, "attention": list(attention), "num_classes": num_classes,
-            "patch": patch, "fourier": list(fourier), "outputs": outputs,
+            "text_width": text_width, "patch": patch, "fourier": list(fourier), "outputs": outputs,
         }  # fmt: skip
         self.channels, self.size, self.patch = channels, size, patch
         self.fourier = tuple(fourier)
@@ -160,16 +181,18 @@ class UNet(nn.Module):
         attends = {level % levels for level in attention}
         emb = 4 * width
         self.emb = Conditioning(emb, num_classes)
+        self.text = TextTokens(text_width, emb) if text_width else None
+        words = emb if text_width else 0
         seen = channels * (1 + 2 * len(self.fourier)) * patch**2
         self.enter = nn.Conv2d(seen, widths[0], 3, padding=1)
 
         def level(i: int) -> _Level:
-            return _Level(blocks, widths[i], emb, i in attends)
+            return _Level(blocks, widths[i], emb, i in attends, words)
 
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(level(i) for i in range(levels))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.middle = _Stage(widths[-1], emb, attend=True)
+        self.middle = _Stage(widths[-1], emb, True, words)
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(level(i) for i in range(levels))
         self.norm = _norm(widths[0])
@@ -186,32 +209,40 @@ class UNet(nn.Module):
         return dict(self._config)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (-1 = none) or None; out like x
-        (with `outputs` times its channels)."""
+        """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (-1 = none), states (B, T,
+        text_width) of text (zeros = none) or None; out like x (with `outputs` times its
+        channels)."""
         if x.shape[1:] != (self.channels, self.size, self.size):
             raise MarginalsError(
                 f"This UNet takes pictures of shape ({self.channels}, {self.size}, {self.size}), "
                 f"but got {(*x.shape[1:],)}."
             )
         check_times(t, x.shape[0])
-        emb = self.emb(t, cond)
+        emb, text = self._told(t, cond)
         seen = torch.cat([x, picture_features(x, self.fourier)], 1) if self.fourier else x
         h = F.pixel_unshuffle(seen, self.patch) if self.patch > 1 else seen
         h = self.enter(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
-            skips += level(h, emb)
+            skips += level(h, emb, text)
             h = self.shrink[i](skips[-1]) if i < len(self.shrink) else skips[-1]
-        h = self.middle(h, emb)
+        h = self.middle(h, emb, text)
         for i in reversed(range(len(self.up))):
             if i < len(self.grow):
                 h = F.interpolate(self.grow[i](h), scale_factor=2.0, mode="nearest")
-            h = self.up[i](h, emb, skips)[-1]
+            h = self.up[i](h, emb, text, skips)[-1]
         h = F.silu(self.norm(h))
         out = self._unfold(self.leave(h)).contiguous()
         return (
             out if self.gates is None else self._let_through(out, self._unfold(self.gates(h)), seen)
         )
+
+    def _told(self, t: Tensor, cond: Tensor | None) -> tuple[Tensor, _Text]:
+        """The vector that every block reads, and the words that attention looks at."""
+        if self.text is None:
+            return self.emb(t, cond), None
+        words, pooled, spoken = self.text(cond, len(t))
+        return self.emb(t) + pooled, (words, spoken)
 
     def _unfold(self, h: Tensor) -> Tensor:
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h

@@ -12,7 +12,7 @@ from marginals.errors import MarginalsError
 from marginals.generative import DataStats, Generative
 from marginals.io.registry import decoder, factory, ladder, latents
 from marginals.ladder import Ladder
-from marginals.nn import LATENT_PRESETS, MLP, PRESETS, UNet
+from marginals.nn import DIT_PRESETS, LATENT_PRESETS, MLP, PRESETS, DiT, UNet
 from marginals.pixels import to_float
 from marginals.rung import KlObjective
 from marginals.train.config import LADDERS, TrainConfig
@@ -29,8 +29,9 @@ _ALSO: dict[str, dict[str, Any]] = {
 }
 
 
-def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
-    """Shape, classes, mean and standard deviation of the pictures (in [-1, 1])."""
+def data_stats(source: PictureSource, conditional: bool = True, text: str = "") -> DataStats:
+    """Shape, classes, mean and standard deviation of the pictures (in [-1, 1]), and the name of
+    the encoder of their texts, if they have any."""
     x = to_float(_some(source, _MEASURED)).double()
     return DataStats(
         shape=tuple(source.shape),
@@ -38,6 +39,7 @@ def data_stats(source: PictureSource, conditional: bool = True) -> DataStats:
         std=max(float(x.std()), 1e-3),
         classes=tuple(source.classes) if conditional else (),
         name=source.name,
+        text=text if conditional and hasattr(source, "captions") else "",
     )
 
 
@@ -65,8 +67,22 @@ def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
     if name == "mlp":
         fixed = {"dim": math.prod(stats.shape), "num_classes": len(stats.classes)}
         return _construct(MLP, fixed, {}, config)
-    preset = _preset(PRESETS | {"mlp": {}}, name)
-    return _construct(UNet, _fixed(stats), preset | _ALSO.get(config.model, {}), config)
+    preset = dict(_preset(PRESETS | DIT_PRESETS | {"mlp": {}}, name))
+    also = {
+        k: v for k, v in _ALSO.get(config.model, {}).items() if k == "outputs" or name in PRESETS
+    }
+    told = _text_width(stats)
+    kind = DiT if name in DIT_PRESETS else UNet
+    return _construct(kind, _fixed(stats) | told, preset | also, config)
+
+
+def _text_width(stats: DataStats) -> dict[str, Any]:
+    """How wide the states are that the network is told, if it is told texts."""
+    if not stats.text:
+        return {}
+    from marginals.text import encoder
+
+    return {"text_width": encoder(stats.text).width}
 
 
 def _preset(table: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class TrainConfig(BaseModel):
     size: int | None = Field(default=None, ge=4, le=1024)
     """Side of the training pictures in pixels; by default that of the data."""
     conditional: bool = True
-    """Learn the classes too, where the data has them."""
+    """Learn the classes or the captions too, where the data has them."""
+    text: str = "minilm"
+    """Text encoder for data with captions."""
 
     model: ModelName = "v"
     """What to train: vae and hvae learn their latents; for all others, which are diffusion models,

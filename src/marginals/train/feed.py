@@ -8,7 +8,7 @@ killed, and resumed at n images does to the bit what it would have done.
 
 import hashlib
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from marginals.condition import hide
 from marginals.data.augment import Augment
 from marginals.data.order import indices
 from marginals.data.pictures import Pictures, PictureSource
+
+if TYPE_CHECKING:
+    from marginals.train.captions import Captions
 
 __all__ = ["Batch", "Feed", "step_seed"]
 
@@ -29,7 +32,7 @@ class Batch(NamedTuple):
     x: Tensor
     """Stored pictures, uint8 (B, C, H, W); `Model.losses` spreads them over [-1, 1]."""
     cond: Tensor | None
-    """Labels (B,), -1 where hidden; None for an unconditional model."""
+    """Labels (B,), or states of a caption (B, T, D), saying nothing where hidden; or None."""
     generator: torch.Generator
     """For everything random that is left: the noise levels and the noise."""
 
@@ -51,6 +54,7 @@ class Feed:
         seed: int,
         augment: Augment,
         conditional: bool,
+        captions: "Captions | None" = None,
         label_dropout: float,
         device: torch.device,
         rank: int = 0,
@@ -59,10 +63,12 @@ class Feed:
         self.source = _near(source, device)
         self.batch, self.seed, self.augment = batch, seed, augment
         self.conditional, self.label_dropout = conditional, label_dropout
+        self.captions = captions
         self.device, self.rank, self.world = device, rank, world
 
     def __call__(self, images_seen: int) -> Batch:
-        pixels, labels = self.source.batch(self._indices(images_seen))
+        chosen = self._indices(images_seen)
+        pixels, labels = self.source.batch(chosen)
         self.source.ahead(self._indices(images_seen + self.batch))
         mixed = step_seed(self.seed, images_seen, self.rank)
         torch.manual_seed(mixed)  # dropout layers can only use the global generator
@@ -72,8 +78,17 @@ class Feed:
         cond = None
         if self.conditional:
             hidden = torch.rand(len(labels), generator=generator) < self.label_dropout
-            cond = hide(labels.to(self.device), hidden)
+            told = labels if self.captions is None else self.captions.draw(chosen, generator)
+            cond = hide(told.to(self.device), hidden)
         return Batch(pixels, cond, generator)
+
+    def examples(self, count: int) -> Tensor | None:
+        """What the pictures of a sample strip are to show: every class in turn, or some texts."""
+        if not self.conditional:
+            return None
+        if self.captions is not None:
+            return self.captions.examples(count)
+        return torch.arange(count) % len(self.source.classes)
 
     def _indices(self, images_seen: int) -> Tensor:
         count = self.batch // self.world

@@ -65,7 +65,8 @@ class Trainer:
             max(self.total // 6, 1) if config.sample_every is None else config.sample_every
         )
         steps = config.sample_steps or SAMPLE_STEPS
-        self.snapshots = Snapshots(folder, config.samples, steps, config.seed)
+        shown = self.feed.examples(config.samples)
+        self.snapshots = Snapshots(folder, config.samples, steps, config.seed, shown)
         self.meter = LevelMeter()
         self._saved: int | None = None
         self._logged_at = (state.images_seen, time.monotonic())

@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.optim import AdamW
@@ -19,6 +20,9 @@ from marginals.train.build import build_model, data_stats
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
+
+if TYPE_CHECKING:
+    from marginals.train.captions import Captions
 
 __all__ = [
     "absolute",
@@ -49,9 +53,9 @@ def load_source(config: TrainConfig) -> PictureSource:
 def make_model(config: TrainConfig, source: PictureSource, model: Generative | None) -> Generative:
     """The given model, told the statistics of its data if it has none; or a new one."""
     if model is None:
-        return build_model(config, data_stats(source, config.conditional))
+        return build_model(config, data_stats(source, config.conditional, config.text))
     if model.data is None:
-        model.data = data_stats(source, config.conditional)
+        model.data = data_stats(source, config.conditional, config.text)
     if tuple(model.data.shape) != tuple(source.shape):
         raise MarginalsError(
             f"the model makes pictures of shape {tuple(model.data.shape)}, but those of "
@@ -76,17 +80,34 @@ def make_feed(
             f"a batch of {config.batch} cannot be shared evenly by {engine.world} processes; use a "
             "multiple"
         )
+    told = bool(model.data and (model.data.classes or model.data.text))
     return Feed(
         source,
         batch=config.batch,
         seed=config.seed,
         augment=Augment(flip=source.flip if config.flips is None else config.flips),
-        conditional=bool(model.data and model.data.classes) and config.conditional,
+        conditional=told and config.conditional,
+        captions=_captions(config, source, model),
         label_dropout=config.label_dropout,
         device=engine.device,
         rank=engine.rank,
         world=engine.world,
     )
+
+
+def _captions(config: TrainConfig, source: PictureSource, model: Generative) -> "Captions | None":
+    """What the pictures say, encoded, for a model that is told texts."""
+    if not (config.conditional and model.data and model.data.text):
+        return None
+    if not hasattr(source, "captions"):
+        raise MarginalsError(
+            f"the model is told texts, but the pictures of {source.name} have none; train it on "
+            "captioned pictures, or give --no-conditional"
+        )
+    from marginals.text import encoder
+    from marginals.train.captions import Captions
+
+    return Captions(source.captions, encoder(model.data.text))
 
 
 def fingerprint(source: PictureSource) -> dict[str, int]:
@@ -97,7 +118,7 @@ def fingerprint(source: PictureSource) -> dict[str, int]:
     other sources it covers 4096 pictures, evenly spread.
     """
     crc = zlib.crc32(repr(tuple(source.shape)).encode())
-    if isinstance(source, Pictures):
+    if isinstance(source, Pictures) or hasattr(source, "captions"):
         crc = zlib.crc32(_bytes(source.images), crc)
     elif isinstance(source, StreamingFolder):
         for stamp in source.stamps():
@@ -108,6 +129,8 @@ def fingerprint(source: PictureSource) -> dict[str, int]:
             crc = zlib.crc32(_bytes(source.batch(chosen)[0]), crc)
     if source.labels is not None:
         crc = zlib.crc32(_bytes(source.labels), crc)
+    if hasattr(source, "captions"):
+        crc = zlib.crc32(repr(source.captions).encode("utf-8", "surrogatepass"), crc)
     return {"count": len(source), "crc32": crc}
 
 

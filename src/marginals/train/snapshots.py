@@ -25,15 +25,16 @@ _OURS = re.compile(r"[0-9]{12,}-(average|raw)\.png")
 class Snapshots:
     """Draws rows into `folder`/samples and keeps `folder`/samples.png up to date."""
 
-    def __init__(self, folder: Path, count: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, folder: Path, count: int, steps: int, seed: int, cond: Tensor | None = None
+    ) -> None:
         self.folder, self.count, self.steps, self.seed = folder, count, steps, seed
+        self.cond = cond
 
     def draw(self, model: Generative, images_seen: int, label: str = "average") -> None:
         """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw"."""
-        classes = len(model.data.classes) if model.data else 0
-        cond = torch.arange(self.count) % classes if classes else None
         walk: dict[str, Any] = {"steps": self.steps} if isinstance(model, Model) else {}
-        x = model.sample(self.count, seed=self.seed, cond=cond, **walk).x
+        x = model.sample(self.count, seed=self.seed, cond=self.cond, **walk).x
         about = {"images_seen": images_seen, "weights": label, "seed": self.seed, **walk}
         about |= {"solver": "auto"} if walk else {}
         self._write(x.float().clamp(-1, 1).cpu(), images_seen, label, about)
