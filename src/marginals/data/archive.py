@@ -6,9 +6,13 @@
 | `labels` (optional)          | (N,) integers or strings                                       |
 | `classes` (optional)         | (K,) strings; integer labels then run 0..K-1, -1 = no label    |
 | `test_images`, `test_labels` | the held-out part, when the data set has an official one       |
+| `captions` (optional)        | (N,) strings: a picture's captions, one per line; or none      |
+| `concepts`, `styles`, `groups`, `licences` (optional, beside captions) | (N,) strings         |
+| `test_captions`, ...         | the same of the held-out part                                  |
 | `note`, `flip` (optional)    | source and licence; whether mirrored pictures are plausible    |
 
-Without `classes`, the distinct labels in sorted order are the classes.
+Without `classes`, the distinct labels in sorted order are the classes. Captions may be stored as
+str or as UTF-8 bytes (`S`, a quarter of the space); what is read is then `Captioned`.
 """
 
 from __future__ import annotations
@@ -27,12 +31,15 @@ from torch import Tensor
 
 from ..errors import MarginalsError
 from ..io.atomic import atomic_write
+from .captioned import FACTS, Captioned
 from .pictures import CHANNELS, Pictures
 
 Arrays = dict[str, NDArray[Any]]
+Stored = Pictures | Captioned
+TEXTS = ("captions", *FACTS)
 
 
-def load_npz(path: Path | str) -> tuple[Pictures, Pictures | None]:
+def load_npz(path: Path | str) -> tuple[Stored, Stored | None]:
     """(pictures, official held-out part or None) of an archive; MarginalsError if it is not one."""
     path = Path(path)
     try:
@@ -42,7 +49,7 @@ def load_npz(path: Path | str) -> tuple[Pictures, Pictures | None]:
         raise MarginalsError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
+def read_npz(file: IO[bytes], name: str) -> tuple[Stored, Stored | None]:
     """As `load_npz`, from an open file."""
     arrays = _arrays(file, name)
     if "images" not in arrays:
@@ -51,7 +58,7 @@ def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
             f"{name} needs an array called `images` (uint8, one picture per row), but holds {held}."
         )
     for key in {"labels", "test_labels", "classes"} & arrays.keys():
-        arrays[key] = _decoded(arrays[key], name)
+        arrays[key] = _decoded(arrays[key], f"the class names of {name}")
     labels = [arrays[k] for k in ("labels", "test_labels") if k in arrays]
     classes = _classes(arrays.get("classes"), labels)
     if twice := sorted(c for c, count in Counter(classes).items() if count > 1):
@@ -60,8 +67,12 @@ def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
         )
     note, flip = str(arrays.get("note", "")), bool(arrays.get("flip", False))
 
-    def part(prefix: str, title: str) -> Pictures:
+    def part(prefix: str, title: str) -> Stored:
         images = _channels_first(arrays[f"{prefix}images"], title)
+        if "captions" in arrays:
+            return Captioned(
+                images, **_texts(arrays, prefix, title), name=title, note=note, flip=flip
+            )
         given = arrays.get(f"{prefix}labels")
         indices = None if given is None else _indices(given, classes, "classes" in arrays, title)
         kept = () if indices is None else classes
@@ -79,7 +90,7 @@ def read_npz(file: IO[bytes], name: str) -> tuple[Pictures, Pictures | None]:
     return train, test
 
 
-def save_npz(path: Path | str, train: Pictures, held_out: Pictures | None = None) -> None:
+def save_npz(path: Path | str, train: Stored, held_out: Stored | None = None) -> None:
     """Write an archive that `load_npz` reads back exactly; atomic: all of it or nothing."""
     path, arrays = Path(path), to_arrays(train, held_out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +98,7 @@ def save_npz(path: Path | str, train: Pictures, held_out: Pictures | None = None
         np.savez(file, **arrays)
 
 
-def to_arrays(train: Pictures, held_out: Pictures | None = None) -> dict[str, Any]:
+def to_arrays(train: Stored, held_out: Stored | None = None) -> dict[str, Any]:
     """The arrays of an archive, by key. Gray pictures as (N, H, W), others as (N, H, W, C)."""
     arrays: dict[str, Any] = {"note": np.array(train.note), "flip": np.array(train.flip)}
     if train.classes:
@@ -98,7 +109,37 @@ def to_arrays(train: Pictures, held_out: Pictures | None = None) -> dict[str, An
             arrays[f"{prefix}images"] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
             if part.labels is not None:
                 arrays[f"{prefix}labels"] = part.labels.numpy().astype(np.int16)
+            if isinstance(part, Captioned):
+                arrays |= _text_arrays(part, prefix)
     return arrays
+
+
+def _text_arrays(part: Captioned, prefix: str) -> Arrays:
+    """Captions and facts as UTF-8 bytes, one entry per picture."""
+    lines = {"captions": ["\n".join(" ".join(x.split()) for x in texts) for texts in part.captions]}
+    lines |= {field: facts for field in FACTS if (facts := getattr(part, field))}
+    return {f"{prefix}{k}": np.array([x.encode() for x in v], dtype="S") for k, v in lines.items()}
+
+
+def _texts(arrays: Arrays, prefix: str, name: str) -> dict[str, Any]:
+    """The fields of `Captioned` that are words."""
+    if f"{prefix}labels" in arrays or f"{prefix}captions" not in arrays:
+        raise MarginalsError(
+            f"{name} must have either labels or captions, the same in both of its parts."
+        )
+    fields: dict[str, Any] = {}
+    for field in TEXTS:
+        if (given := arrays.get(f"{prefix}{field}")) is None:
+            continue
+        words = _decoded(given, f"the {field} of {name}")
+        if words.dtype.kind != "U" or words.ndim != 1:
+            raise MarginalsError(
+                f"the {field} of {name} must be one text per picture, but are {given.dtype} of "
+                f"shape {given.shape}."
+            )
+        fields[field] = tuple(words.tolist())
+    lines = ([line.strip() for line in texts.split("\n")] for texts in fields["captions"])
+    return fields | {"captions": tuple(tuple(filter(None, texts)) for texts in lines)}
 
 
 _DAMAGE = (
@@ -155,14 +196,12 @@ def _square(shape: tuple[int, ...]) -> bool:
     return shape[1] == shape[2]
 
 
-def _decoded(words: NDArray[Any], name: str) -> NDArray[Any]:
-    """Names as text, also where they were saved as bytes."""
+def _decoded(words: NDArray[Any], what: str) -> NDArray[Any]:
+    """Words as text, also where they were saved as bytes."""
     try:
         return np.char.decode(words, "utf-8") if words.dtype.kind == "S" else words
     except UnicodeDecodeError:
-        raise MarginalsError(
-            f"the class names of {name} are not UTF-8; save them as str."
-        ) from None
+        raise MarginalsError(f"{what} are not UTF-8; save them as str.") from None
 
 
 def _classes(given: NDArray[Any] | None, labels: list[NDArray[Any]]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import lzma
 from importlib.resources import files
 
 from .archive import read_npz
+from .captioned import Captioned
 from .pictures import Pictures
 
 DIGITS_HELD_OUT = 297
@@ -43,4 +44,6 @@ BUILTIN = {"fashion": fashion, "digits": digits}
 
 def _read(name: str) -> tuple[Pictures, Pictures | None]:
     packed = files("marginals.data").joinpath("files", f"{name}.npz.xz").read_bytes()
-    return read_npz(io.BytesIO(lzma.decompress(packed)), name)
+    train, test = read_npz(io.BytesIO(lzma.decompress(packed)), name)
+    assert isinstance(train, Pictures) and not isinstance(test, Captioned)
+    return train, test

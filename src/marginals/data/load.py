@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import MarginalsError
 from .archive import load_npz
 from .builtin import BUILTIN
+from .captioned import Captioned
 from .fetch import REMOTES, fetched
 from .folder import BUDGET, Colours, load_folder
 from .pictures import Pictures, PictureSource, split
@@ -84,7 +85,7 @@ def _open(
 
 def _resized(source: PictureSource, size: int) -> PictureSource:
     """Folders were read at the right size already; what lies in memory is rescaled."""
-    return source.resized(size) if isinstance(source, Pictures) else source
+    return source.resized(size) if isinstance(source, Pictures | Captioned) else source
 
 
 def _refusal(spec: str, path: Path) -> str:
