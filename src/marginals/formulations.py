@@ -19,11 +19,12 @@ import math
 from torch import nn
 
 from .ancestral import Hybrid, StepLevels
+from .coupling import Coupling
 from .denoiser import Net
 from .errors import MarginalsError
 from .learned import LearnedSchedule, LearnedTime, StepTime, Variational
 from .models import DataStats, Model
-from .objective import Edm, Elbo, Mse, NormalLevels, Objective, UniformTime
+from .objective import Edm, Elbo, Levels, Mse, NormalLevels, Objective, UniformTime
 from .predict import EPS, VELOCITY, V, VPrediction
 from .scaling import FLOW, SUB_VP, VE, VP, Scaling, UnitVariance
 from .schedule import Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Tabulated, Truncated
@@ -122,13 +123,23 @@ def rectified_flow(
     data: DataStats | None = None,
     lam_max: float = 13.3,
     lam_min: float = -12.0,
+    levels: Levels | None = None,
+    coupling: Coupling | None = None,
 ) -> Model:
-    """Rectified flow / flow matching (Liu et al. 2022; Lipman et al. 2023): FLOW, velocity,
-    uniform t."""
+    """Rectified flow / flow matching (Liu et al. 2022; Lipman et al. 2023): FLOW, velocity, plain
+    MSE at uniform t.
+
+    ``levels``: other times, with plain MSE there, as in Stable Diffusion 3
+    (:func:`.objective.logit_normal`, :class:`.objective.ModeTime`): what is looked at more also
+    counts more. (Equal counts from other levels: ``Objective(Mse(VELOCITY, Logit()), levels)``.)
+    ``coupling``: which noise meets which picture (:class:`.coupling.MinibatchOT`).
+    """
     time = Logit()
     net = Net(backbone, prediction=VELOCITY, scaling=FLOW, label=time)
-    objective = Objective(Mse(VELOCITY, time), UniformTime(time))
-    return Model(net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data)
+    objective = Objective(Mse(VELOCITY, levels or time), levels or UniformTime(time))
+    return Model(
+        net, time, objective, lam_min=lam_min, lam_max=lam_max, data=data, coupling=coupling
+    )
 
 
 def score_sde(backbone: nn.Module, kind: str = "vp", *, data: DataStats | None = None) -> Model:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .adaptive import Advance, sample_adaptive
 from .ancestral import Variance, ancestral
+from .coupling import Coupling, Independent
 from .denoiser import Denoiser, Net
 from .errors import MarginalsError
 from .gaussian import Prior
@@ -32,7 +33,7 @@ from .objective import Objective, spread_uniform
 from .sampling import Progress, SampleResult, sample
 from .scaling import Scaling
 from .schedule import NoiseSchedule
-from .solvers import Solver, auto, grid, straight
+from .solvers import FittedTable, Solver, auto, grid, straight
 
 Grid = Callable[[float, float], NoiseSchedule]
 """(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
@@ -47,7 +48,9 @@ class Model(Measured):
 
     ``lam_min`` and ``lam_max``: the noisiest and the cleanest level of walks and likelihoods
     (finite). ``data``: statistics of the training data; without them the data count as mean 0, std
-    1, and the shape is taken from the first batch of :meth:`losses`.
+    1, and the shape is taken from the first batch of :meth:`losses`. ``coupling``: which noise
+    meets which picture in training. ``walk``: the few levels of a model that was distilled for
+    them, which :meth:`sample` then takes if nothing else is asked for.
     """
 
     def __init__(
@@ -59,11 +62,15 @@ class Model(Measured):
         lam_min: float,
         lam_max: float,
         data: DataStats | None = None,
+        coupling: Coupling | None = None,
+        walk: FittedTable | None = None,
     ) -> None:
         super().__init__(data)
         self.net = net
         self.schedule = schedule
         self.objective = objective
+        self.coupling = coupling or Independent()
+        self.walk = walk
         self._ends = lam_min, lam_max
         _ = self.ends  # refuses impossible ends now, not at the first use
 
@@ -108,6 +115,7 @@ class Model(Measured):
         x0, labels = real(x, generator), self._labels(len(x), cond)
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         lam = self.objective.levels.sample(u).to(x0.device)
+        x0, eps = self.coupling(x0, eps, lam, labels)
         losses = self.objective(self.net, x0, lam, eps, labels)
         return losses + self._at_the_ends(x, x0, eps).to(losses), lam.detach()
 
@@ -133,7 +141,7 @@ class Model(Measured):
         self,
         n: int,
         *,
-        steps: int = 20,
+        steps: int | None = None,
         solver: Solver | None = None,
         levels: Grid | Sequence[float] = straight,
         seed: int = 0,
@@ -147,12 +155,13 @@ class Model(Measured):
         """n pictures (n, *shape); picture i has seed ``seed + i`` and is the same in any batch.
 
         ``solver``: from :mod:`marginals.solvers` (default :func:`~.solvers.choice.auto`).
-        ``levels``: where the steps go, a grid for ``steps`` of them, or the levels λ themselves,
-        noise first (those of a fitted table, say). ``cond``: one class index for all, or one per
-        picture, −1 for none. ``batch``: pictures at once. ``tolerance``: instead of a solver and
-        its steps, Dormand–Prince steps of a size that makes errors of this relative and absolute
-        size, every picture its own (:func:`~.adaptive.sample_adaptive`); then ``advance`` hears of
-        the progress instead of ``callback``.
+        ``steps``: 20, unless the model has a walk of its own. ``levels``: where the steps go, a
+        grid for ``steps`` of them, or the levels λ themselves, noise first (those of a fitted
+        table, say). ``cond``: one class index for all, or one per picture, −1 for none. ``batch``:
+        pictures at once. ``tolerance``: instead of a solver and its steps, Dormand–Prince steps of
+        a size that makes errors of this relative and absolute size, every picture its own
+        (:func:`~.adaptive.sample_adaptive`); then ``advance`` hears of the progress instead of
+        ``callback``.
         """
         check_count(n, batch)
         if tolerance is not None and (solver is not None or levels is not straight):
@@ -163,7 +172,12 @@ class Model(Measured):
             raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
+        asked = [solver, steps, tolerance] != [None] * 3 or levels is not straight
+        if self.walk is not None and not asked:
+            solver, levels = self.walk.solver, self.walk.levels
+        self._refuse_noise(solver)
         named = callable(levels)
+        steps = 20 if steps is None else steps
         lams = grid(levels(self.lam_min, self.lam_max), steps) if named else list(levels)
         if len(lams) < 2:
             raise MarginalsError("A walk needs at least two noise levels.")
@@ -184,6 +198,15 @@ class Model(Measured):
             results.append(result)
         nfe = max((result.nfe for result in results), default=0)
         return replace(results[0], x=torch.cat([result.x for result in results]), nfe=nfe)
+
+    def _refuse_noise(self, solver: Solver | None) -> None:
+        """A model whose pairs are dependent has a flow and no score (:mod:`.coupling`)."""
+        if solver is not None and solver.stochastic and self.coupling != Independent():
+            raise MarginalsError(
+                f"{solver.name} adds noise, which needs a score, and with a coupling "
+                f"({type(self.coupling).__name__}) a model learns only a flow: use a deterministic "
+                "solver."
+            )
 
     def ancestral(
         self,
@@ -218,4 +241,5 @@ class Model(Measured):
             label=net.label,
         )
         ends = {"lam_min": self.lam_min, "lam_max": self.lam_max}
-        return Model(twin, self.schedule, self.objective, **ends, data=self.data)
+        rest = {"data": self.data, "coupling": self.coupling, "walk": self.walk}
+        return Model(twin, self.schedule, self.objective, **ends, **rest)

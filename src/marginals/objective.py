@@ -27,6 +27,7 @@ from .denoiser import Denoiser, Estimate, expand
 from .errors import MarginalsError
 from .predict import EPS, Prediction, noise_gain
 from .schedule import Cosine, NoiseSchedule
+from .shift import check_shift
 
 
 class Weighting(ABC):
@@ -51,10 +52,12 @@ class Mse(Weighting):
 
     ``Mse(EPS, Tabulated.ddpm())`` is DDPM's simple loss, ``Mse(V, Cosine())`` is v-prediction,
     ``Mse(VELOCITY, Logit())`` is flow matching; the last two are w ∝ e^(−λ/2), the same loss.
+    In the place of the schedule may stand any distribution of levels: Stable Diffusion 3 trains
+    with plain MSE of the velocity at logit-normal times, ``Mse(VELOCITY, logit_normal())``.
     """
 
     prediction: Prediction = EPS
-    schedule: NoiseSchedule = field(default_factory=Cosine)
+    schedule: "NoiseSchedule | Levels" = field(default_factory=Cosine)
 
     def __call__(self, lam: Tensor) -> Tensor:
         return self.schedule.density(lam) / noise_gain(self.prediction, lam) ** 2
@@ -121,7 +124,11 @@ class Levels(Protocol):
 
 @dataclass(frozen=True)
 class UniformTime:
-    """λ = schedule.lam(t) with t ~ U(0, 1)."""
+    """λ = schedule.lam(t) with t ~ U(0, 1).
+
+    ``UniformTime(Logit())`` is flow matching's uniform time, ``UniformTime(Cosine())`` is Stable
+    Diffusion 3's "CosMap" of it (Esser et al. 2024, Eq. 21).
+    """
 
     schedule: NoiseSchedule
 
@@ -152,6 +159,65 @@ class NormalLevels:
     def density(self, lam: Tensor) -> Tensor:
         z = (lam - self.mean) / self.std
         return torch.exp(-0.5 * z * z) / (self.std * math.sqrt(2.0 * math.pi))
+
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> NormalLevels:
+    """Flow time with logit t ~ N(mean, std²) (Stable Diffusion 3, Esser et al. 2024, Eq. 19), by
+    its name in λ = −2·logit t: a normal distribution. ``mean`` > 0 looks more at noise."""
+    return NormalLevels(-2.0 * mean, 2.0 * std)
+
+
+@dataclass(frozen=True)
+class ModeTime:
+    """Flow time t = 1 − u − s·(cos²(πu/2) − 1 + u), u ~ U(0, 1) (Esser et al. 2024, Eq. 20).
+
+    s = 0 is uniform; s > 0 looks more at the middle and s < 0 more at both ends, without ever
+    leaving an end out (a *heavy tail*, which the logit-normal time has not). −1 ≤ s ≤ 2/(π − 2).
+    """
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.scale <= 2.0 / (math.pi - 2.0):
+            raise MarginalsError(
+                f"The scale of ModeTime goes from -1 to 2/(π − 2) = 1.75, not {self.scale}."
+            )
+
+    def _time(self, u: Tensor) -> Tensor:
+        return 1.0 - u - self.scale * ((0.5 * math.pi * u).cos().square() - 1.0 + u)
+
+    def sample(self, u: Tensor) -> Tensor:
+        # t(1 − u) = 1 − t(u): both t and 1 − t to full precision near their zeros
+        return 2.0 * (self._time(1.0 - u).log() - self._time(u).log())
+
+    def density(self, lam: Tensor) -> Tensor:
+        """p(λ) = |dt/dλ|/|dt/du|, with u(t) by bisection: t falls from 1 to 0 with u."""
+        t = torch.sigmoid(-0.5 * lam)
+        low, high = torch.zeros_like(t), torch.ones_like(t)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            above = self._time(middle) > t
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        s = self.scale
+        slope = 1.0 + s - 0.5 * math.pi * s * (math.pi * 0.5 * (low + high)).sin()
+        return 0.5 * t * torch.sigmoid(0.5 * lam) / slope
+
+
+@dataclass(frozen=True)
+class ShiftedLevels:
+    """Any distribution of levels for pictures of another size, moved by −2·log(shift) in λ."""
+
+    base: Levels
+    shift: float
+
+    def __post_init__(self) -> None:
+        check_shift(self.shift)
+
+    def sample(self, u: Tensor) -> Tensor:
+        return self.base.sample(u) - 2.0 * math.log(self.shift)
+
+    def density(self, lam: Tensor) -> Tensor:
+        return self.base.density(lam + 2.0 * math.log(self.shift))
 
 
 def spread_uniform(count: int, generator: torch.Generator | None = None) -> Tensor:

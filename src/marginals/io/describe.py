@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _NET = ("prediction", "scaling", "input_scaling", "label")
 _MODEL = ("schedule", "objective", "lam_min", "lam_max", "data")
+_LATER = ("coupling", "walk")  # what files of models that need neither do not mention
 _LADDER = ("decoder", "objective", "data")
 
 
@@ -78,6 +79,7 @@ def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder
 
 def _describe_model(model: "Model") -> dict[str, Any]:
     """{"backbone": {"kind", "config"}, prediction, scaling, ...}."""
+    from marginals.coupling import Independent
     from marginals.io.header import encode
     from marginals.io.registry import CUSTOM, backbone_kind
 
@@ -87,7 +89,11 @@ def _describe_model(model: "Model") -> dict[str, Any]:
     config = {"class": name} if kind == CUSTOM else backbone.config
     words = {"backbone": {"kind": kind, "config": config}}
     words |= {field: encode(getattr(model.net, field)) for field in _NET}
-    return words | {field: encode(getattr(model, field)) for field in _MODEL}
+    words |= {field: encode(getattr(model, field)) for field in _MODEL}
+    later = {field: getattr(model, field) for field in _LATER}
+    return words | {
+        field: encode(x) for field, x in later.items() if x not in (None, Independent())
+    }
 
 
 def _rebuild_model(words: dict[str, Any], given: "nn.Module | None") -> "Model":
@@ -95,12 +101,13 @@ def _rebuild_model(words: dict[str, Any], given: "nn.Module | None") -> "Model":
     from marginals.learned import sharing
     from marginals.models import Model
 
-    _refuse_unknown(words, {"backbone", *_NET, *_MODEL})
+    _refuse_unknown(words, {"backbone", *_NET, *_MODEL, *_LATER})
     body = _backbone(words["backbone"], given)
-    parts = _parts(words, _model_types())
+    types = {field: kind for field, kind in _later_types().items() if field in words}
+    parts = _parts(words, _model_types() | types)
     net = Net(body, **{field: parts[field] for field in _NET})
     parts["objective"] = sharing(parts["objective"], parts["schedule"])
-    return Model(net, **{field: parts[field] for field in _MODEL})
+    return Model(net, **{field: parts[field] for field in (*_MODEL, *types)})
 
 
 def _refuse_unknown(words: dict[str, Any], known: set[str]) -> None:
@@ -121,6 +128,13 @@ def _model_types() -> dict[str, Any]:
     types |= dict.fromkeys(("scaling", "input_scaling"), Scaling)
     types |= dict.fromkeys(("label", "schedule"), NoiseSchedule)
     return types | {"lam_min": float, "lam_max": float}
+
+
+def _later_types() -> dict[str, Any]:
+    from marginals.coupling import Coupling
+    from marginals.solvers import FittedTable
+
+    return {"coupling": Coupling, "walk": FittedTable}
 
 
 def _parts(words: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:

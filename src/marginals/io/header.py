@@ -31,8 +31,8 @@ __all__ = ["decode", "encode", "fits", "kinds"]
 # The modules whose public frozen dataclasses may stand in a header. A new schedule, prediction or
 # weighting in one of them needs no registration.
 _HOMES = (
-    "scaling", "schedule", "predict", "objective", "generative", "decoders", "mixture", "rung",
-    "learned", "ancestral", "solvers.fitted",
+    "scaling", "schedule", "shift", "predict", "objective", "generative", "decoders", "mixture",
+    "rung", "learned", "ancestral", "solvers.fitted", "coupling",
 )  # fmt: skip
 
 _SCALARS = (str, int, bool, type(None))

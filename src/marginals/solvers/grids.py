@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..errors import MarginalsError
 from ..schedule import Cosine, Karras, LinearBeta, Logit, LogLinear, NoiseSchedule, Truncated
+from ..shift import Shifted, check_shift
 
 _LINEAR = LinearBeta()
 
@@ -75,10 +76,9 @@ def shifted_grid(levels: Grid, shift: float) -> Grid:
     levels lie at 2·log 2 less (Hoogeboom et al. 2023; Esser et al. 2024, Eq. 23). A shift moves λ
     and nothing else. Grids without a level of their own (karras, uniform_lam) do not change.
     """
-    if not 0.0 < shift < math.inf:
-        raise MarginalsError(f"a shift of levels must be positive and finite, not {shift}")
+    check_shift(shift)
     moved = 2.0 * math.log(shift)
-    return lambda lam_min, lam_max: Moved(levels(lam_min + moved, lam_max + moved), -moved)
+    return lambda lam_min, lam_max: Shifted(levels(lam_min + moved, lam_max + moved), shift)
 
 
 def beta_time(schedule: NoiseSchedule, a: float = 0.6, b: float = 0.6) -> Grid:
@@ -98,23 +98,6 @@ class Trailing(NoiseSchedule):
 
     def _t(self, lam: Tensor) -> Tensor:
         return self.base._t(lam)
-
-    def _dlam(self, t: Tensor) -> Tensor:
-        return self.base._dlam(t)
-
-
-@dataclass(frozen=True)
-class Moved(NoiseSchedule):
-    """Another schedule with all its levels moved by ``by``."""
-
-    base: NoiseSchedule
-    by: float
-
-    def _lam(self, t: Tensor) -> Tensor:
-        return self.base._lam(t) + self.by
-
-    def _t(self, lam: Tensor) -> Tensor:
-        return self.base._t(lam - self.by)
 
     def _dlam(self, t: Tensor) -> Tensor:
         return self.base._dlam(t)
