@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from marginals.errors import MarginalsError
-from marginals.train.config import PRESETS, TrainConfig
+from marginals.train.config import TrainConfig
+from marginals.train.presets import PRESETS
 
 
 @pytest.mark.parametrize(

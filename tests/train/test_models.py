@@ -11,7 +11,8 @@ from marginals.io.tensors import read_tensors, write_tensors
 from marginals.ladder import Ladder
 from marginals.models import Model
 from marginals.train import Run, Stop, Stopped, TrainConfig, resume, train
-from marginals.train.config import LADDERS, ModelName, fitting
+from marginals.train.config import ModelName
+from marginals.train.presets import LADDERS, fitting
 from marginals.train.state import read_state_header
 
 SMALL = {

@@ -8,7 +8,8 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from marginals.commands.common import flag
 from marginals.errors import MarginalsError
-from marginals.train.config import PRESETS, TrainConfig, fitting, presets
+from marginals.train.config import TrainConfig
+from marginals.train.presets import fitting, preset
 
 
 class Train(TrainConfig):
@@ -26,9 +27,11 @@ class Train(TrainConfig):
     """
 
     budget: Annotated[
-        Literal["2min", "10min", "1h", "overnight"] | None, arg(name="preset", metavar="NAME")
+        Literal["2min", "10min", "1h", "overnight", "shapes", "emoji"] | None,
+        arg(name="preset", metavar="NAME"),
     ] = None
-    """Settings for a time budget: 2min, 10min, 1h or overnight; by default what fits --minutes."""
+    """Settings for a time budget: 2min, 10min, 1h or overnight; by default what fits --minutes. Or
+    for a task: shapes or emoji, which learn to draw what a text says."""
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     """Start from the settings in this YAML file; other flags replace single ones."""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
@@ -43,8 +46,8 @@ class Train(TrainConfig):
     @classmethod
     def defaults(cls, argv: list[str]) -> "Train":
         """Flags that are not given come from --resume, --config, or the preset that fits."""
-        resume, config, preset = (flag(argv, f"--{n}") for n in ("resume", "config", "preset"))
-        if sum(x is not None for x in (resume, config, preset)) > 1:
+        resume, config, name = (flag(argv, f"--{n}") for n in ("resume", "config", "preset"))
+        if sum(x is not None for x in (resume, config, name)) > 1:
             raise MarginalsError("give one of --resume, --config and --preset, not several")
         if resume is not None:
             values = _read(_run_folder(Path(resume)) / "config.yaml")
@@ -52,7 +55,7 @@ class Train(TrainConfig):
             values = _read(Path(config))
         else:
             model = flag(argv, "--model") or "v"
-            values = {"model": model, **_preset(preset, flag(argv, "--minutes"), model)}
+            values = {"model": model, **_preset(name, flag(argv, "--minutes"), model)}
         # A budget among the flags replaces the one that comes from elsewhere.
         for given, other in (("images", "minutes"), ("minutes", "images")):
             if flag(argv, f"--{given}") is not None:
@@ -91,9 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _preset(name: str | None, minutes: str | None, model: str) -> dict[str, Any]:
     """The named preset of a model, or the largest whose time fits into `minutes` (None: 10)."""
     if name is not None:
-        if name not in PRESETS:
-            raise MarginalsError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-        return dict(presets(model)[name])
+        return preset(name, model)
     try:
         asked = 10.0 if minutes is None else float(minutes)
     except ValueError:

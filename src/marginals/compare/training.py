@@ -15,7 +15,8 @@ from marginals.compare.settings import Comparison
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_json
-from marginals.train.config import TrainConfig, fitting
+from marginals.train.config import TrainConfig
+from marginals.train.presets import fitting
 from marginals.train.engine import Engine
 from marginals.train.folder import finished_already
 from marginals.train.progress import Listener

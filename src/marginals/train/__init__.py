@@ -6,7 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from marginals.train.config import PRESETS, TrainConfig
+from marginals.train.config import TrainConfig
+from marginals.train.presets import PRESETS
 
 if TYPE_CHECKING:
     from marginals.train.progress import Event as Event

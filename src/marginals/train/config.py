@@ -17,25 +17,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_text
+from marginals.train.presets import LADDERS, preset
 
 __all__ = [
-    "LADDERS",
-    "LADDER_PRESETS",
-    "PRESETS",
     "SAMPLE_STEPS",
     "ModelName",
     "TrainConfig",
-    "fitting",
-    "presets",
 ]
 
 ModelName = Literal[
-    "vae", "hvae", "ddpm", "iddpm", "vdm", "v", "score", "edm", "flow", "score_ve", "score_sub_vp"
+    "vae",
+    "hvae",
+    "autoencoder",
+    "ddpm",
+    "iddpm",
+    "vdm",
+    "v",
+    "score",
+    "edm",
+    "flow",
+    "score_ve",
+    "score_sub_vp",
 ]
 DecoderName = Literal["mixture", "logistic", "categorical", "gaussian", "bernoulli"]
-
-LADDERS = ("vae", "hvae")
-"""Models whose latents are learned; all others are diffusion models, whose latents are noise."""
 
 # Settings that may change when a run continues: they do not reach into the arithmetic of a step.
 # The length is one of them, so that a finished run can be trained for longer.
@@ -54,54 +58,7 @@ SAMPLE_STEPS = 20
 """Solver steps of the sample strip where nothing else is asked for."""
 
 _FOR_LADDERS = ("decoder", "beta", "free_bits", "kl_warmup")
-_FOR_DIFFUSION = ("sample_steps", "compile")
-
-# Budgets of time; the network grows with the time there is to train it (measured on two CPU cores;
-# a GPU sees more images in the same time and may take a larger network).
-PRESETS: dict[str, dict[str, Any]] = {
-    "2min": {"minutes": 2, "network": "demo", "batch": 32, "lr": 4e-3, "decay": 0.6},
-    "10min": {"minutes": 10, "network": "demo", "batch": 64, "lr": 2e-3},
-    "1h": {"minutes": 60, "network": "small", "batch": 128, "lr": 1e-3},
-    "overnight": {"minutes": 600, "network": "base", "batch": 128, "lr": 5e-4},
-}
-
-# The same budgets for VAEs, which bring their own networks (`marginals.nn.presets`). Without a KL
-# warm-up the lower rungs of a short run fall silent before they have anything to say.
-LADDER_PRESETS: dict[str, dict[str, Any]] = {
-    "2min": {"minutes": 2, "batch": 32, "lr": 4e-3, "decay": 0.6, "kl_warmup": 8_000},
-    "10min": {"minutes": 10, "batch": 32, "lr": 4e-3, "decay": 0.6, "kl_warmup": 20_000},
-    "1h": {"minutes": 60, "batch": 64, "lr": 1e-3},
-    "overnight": {"minutes": 600, "batch": 128, "lr": 5e-4},
-}
-
-
-# A single rung is all that its decoder knows of a picture: at a higher rate the rare pixels that it
-# gets badly wrong can throw a run off its way (seen on MNIST; several rungs bear twice the rate).
-_VAE: dict[str, Any] = {
-    "2min": {"lr": 2e-3}, "10min": {"lr": 2e-3}, "1h": {}, "overnight": {},
-}  # fmt: skip
-
-# VDM learns faster: its loss has every level's right weight, and a schedule that lowers its noise.
-_VDM: dict[str, Any] = {
-    "2min": {"lr": 4e-3}, "10min": {"lr": 4e-3, "decay": 0.5}, "1h": {"lr": 2e-3},
-    "overnight": {"lr": 1e-3},
-}  # fmt: skip
-
-
-def presets(model: str) -> dict[str, dict[str, Any]]:
-    """The budgets by name, with the settings that suit this kind of model."""
-    if model == "vdm":
-        return {name: preset | _VDM[name] for name, preset in PRESETS.items()}
-    if model == "vae":
-        return {name: preset | _VAE[name] for name, preset in LADDER_PRESETS.items()}
-    return LADDER_PRESETS if model in LADDERS else PRESETS
-
-
-def fitting(model: str, minutes: float) -> dict[str, Any]:
-    """The settings of the largest preset whose time fits into `minutes`, or of the smallest."""
-    all_of_them = list(presets(model).values())
-    small_enough = [preset for preset in all_of_them if preset["minutes"] <= minutes]
-    return dict(small_enough[-1] if small_enough else all_of_them[0])
+_FOR_DIFFUSION = ("sample_steps", "compile", "codec")
 
 
 class TrainConfig(BaseModel):
@@ -122,15 +79,23 @@ class TrainConfig(BaseModel):
     """Text encoder for data with captions."""
 
     model: ModelName = "v"
-    """What to train: vae and hvae learn their latents; for all others, which are diffusion models,
-    the name decides schedule, prediction and loss weights."""
+    """What to train: vae, hvae and autoencoder learn their latents; for all others, which are
+    diffusion models, the name decides schedule, prediction and loss weights."""
     network: str | None = None
     """Name of a network preset; by default the one that suits the model."""
     network_options: dict[str, Any] = Field(default_factory=dict)
     """Single settings of the network that replace those of the preset."""
 
+    codec: str | None = None
+    """Diffusion models: learn the latents of this autoencoder (its run folder or model file) instead
+    of pixels; the model's file then holds both."""
+    feature_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """autoencoder: weight of a distance between features of EfficientNet-Lite0 (needs the extra
+    'metrics'); by default none is charged."""
+
     decoder: DecoderName | None = None
-    """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics."""
+    """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics (of
+    an autoencoder one logistic)."""
     beta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """vae, hvae: weight of the latents' KL in the loss; 1, the default, is the ELBO."""
     free_bits: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -220,16 +185,19 @@ class TrainConfig(BaseModel):
         for name in _FOR_DIFFUSION if ladder else _FOR_LADDERS:
             value = getattr(self, name)
             if value is not None and value is not False:
-                whose = "diffusion models" if ladder else "vae and hvae"
+                whose = "diffusion models" if ladder else "vae, hvae and autoencoder"
                 raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
+        if self.feature_loss is not None and self.model != "autoencoder":
+            raise ValueError(f"feature_loss is for autoencoder and means nothing to {self.model}")
+        if self.codec is not None and self.flips:
+            raise ValueError("latents cannot be mirrored: leave flips out, or train without codec")
         return self
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """The settings for a time budget ("2min", "10min", "1h", "overnight"), with `changes`."""
-        if name not in PRESETS:
-            raise MarginalsError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-        values = presets(changes.get("model", "v"))[name] | changes
+        """The settings for a time budget ("2min", "10min", "1h", "overnight") or a task ("shapes",
+        "emoji"), with `changes`."""
+        values = preset(name, changes.get("model", "v")) | changes
         if changes.get("images") is not None:
             values.pop("minutes")
         return cls(**values)
