@@ -38,10 +38,9 @@ class Transformers(TextEncoder):
             )
         self.name = f"hf:{place}"
         where = os.path.expanduser(place)
-        with _explained(place):
-            library = import_module("transformers")
+        with _explained(place), _quiet() as library:
             self.tokenizer = library.AutoTokenizer.from_pretrained(where, local_files_only=True)
-            self.net = _network(where).float().requires_grad_(False).eval().to(device)
+            self.net = _network(library, where).float().requires_grad_(False).eval().to(device)
         self.width = int(self.net.config.get_text_config().hidden_size)
         self.padding = self.tokenizer.pad_token_id or 0
         self.longest = min(LONGEST, self.tokenizer.model_max_length)
@@ -69,9 +68,8 @@ class Transformers(TextEncoder):
         return self.net(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 
-def _network(where: str) -> Any:
+def _network(library: Any, where: str) -> Any:
     """The half of the model that reads texts."""
-    library = import_module("transformers")
     kind = library.AutoConfig.from_pretrained(where, local_files_only=True)
     readers = {
         "clip": "CLIPTextModel",
@@ -86,8 +84,32 @@ def _network(where: str) -> Any:
             f"{where} is a model of the kind {kind.model_type!r}; as text encoder choose one of "
             f"the kinds {', '.join(readers)}"
         )
-    reader = getattr(library, readers[kind.model_type])
-    return reader.from_pretrained(where, local_files_only=True, use_safetensors=True)
+    network, report = getattr(library, readers[kind.model_type]).from_pretrained(
+        where, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    # transformers would go on with random numbers; a vector for whole texts is not used here
+    if missing := sorted(key for key in report["missing_keys"] if "pooler" not in key):
+        raise MarginalsError(
+            f"the weights of {where} lack {missing[0]!r} and {len(missing) - 1} more; copy or "
+            "download them again"
+        )
+    return network
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Any]:
+    """transformers, without its bars and its reports of weights that are not used here."""
+    library = import_module("transformers")
+    log = library.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield library
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 @contextlib.contextmanager
