@@ -117,9 +117,9 @@ def walk_settings(
     every rung once: {"temperature"}.
     """
     from marginals.io.fitted import load_fitted, table_mark
-    from marginals.models import Model
+    from marginals.latent import walked
 
-    if isinstance(model, Model):
+    if walked(model) is not None:
         if temperature is not None:
             raise MarginalsError(
                 "--temperature is for ladders of latents, like VAEs; to change the pictures of a "

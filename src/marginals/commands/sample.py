@@ -110,11 +110,12 @@ class Sample(Command):
     def _presented(self, model: "Generative") -> "Generative":
         """The model in the units asked for."""
         from marginals.io.registry import scaling
+        from marginals.latent import Latent
         from marginals.models import Model
 
         if self.scaling is None:
             return model
-        if not isinstance(model, Model):
+        if not isinstance(model, Model | Latent):
             raise MarginalsError(
                 "--scaling is for diffusion models; a ladder of latents, like a VAE, has no noise "
                 "levels and no units: leave it out"

@@ -56,6 +56,8 @@ class Train(TrainConfig):
         else:
             model = flag(argv, "--model") or "v"
             values = {"model": model, **_preset(name, flag(argv, "--minutes"), model)}
+            if flag(argv, "--codec") is not None:
+                values["network"] = "dit-latent"  # those of the budgets are for pixels
         # A budget among the flags replaces the one that comes from elsewhere.
         for given, other in (("images", "minutes"), ("minutes", "images")):
             if flag(argv, f"--{given}") is not None:

@@ -1,7 +1,9 @@
 """A model in words, and the model those words describe: the "model" table of a file's header.
 
 A diffusion model is a network with a formulation: {"backbone", "prediction", "schedule", ...}. A
-ladder (VAE, hierarchical VAE) is a recipe for its rungs: {"ladder", "decoder", "objective", ...}.
+ladder (VAE, hierarchical VAE) is a recipe for its rungs: {"ladder", "decoder", "objective", ...},
+that of an autoencoder with the "stats" of its latents. A latent model is {"codec", "inner"}, both
+in such words again.
 """
 
 import math
@@ -29,9 +31,13 @@ _LADDER = ("decoder", "objective", "data")
 
 def describe(model: "Generative") -> dict[str, Any]:
     """A model in words; raises MarginalsError for what words cannot hold."""
+    from marginals.codec import LadderCodec
     from marginals.ladder import Ladder
+    from marginals.latent import Latent
     from marginals.models import Model
 
+    if isinstance(model, Latent) and isinstance(model.codec, LadderCodec):
+        return {"codec": describe(model.codec.ladder), "inner": describe(model.inner)}
     if isinstance(model, Ladder):
         return _describe_ladder(model)
     if not isinstance(model, Model):
@@ -41,28 +47,47 @@ def describe(model: "Generative") -> dict[str, Any]:
 
 def rebuild(words: dict[str, Any], given: "nn.Module | None") -> "Generative":
     """The model that `words` describe; `given` stands for a network (or ladder) of one's own."""
+    if "inner" in words:
+        return _rebuild_latent(words, given)
     return _rebuild_ladder(words, given) if "ladder" in words else _rebuild_model(words, given)
 
 
+def _rebuild_latent(words: dict[str, Any], given: "nn.Module | None") -> "Generative":
+    from marginals.codec import Autoencoder
+    from marginals.latent import Latent
+
+    _refuse_unknown(words, {"codec", "inner"})
+    if not all(isinstance(words[part], dict) for part in ("codec", "inner")):
+        raise MarginalsError("its description is damaged: it does not say what is inside")
+    ladder = rebuild(words["codec"], None)
+    if not isinstance(ladder, Autoencoder):
+        raise MarginalsError("its description is damaged: its codec is no autoencoder")
+    return Latent(ladder.codec(), rebuild(words["inner"], given))
+
+
 def _describe_ladder(ladder: "Ladder") -> dict[str, Any]:
+    from marginals.codec import Autoencoder
     from marginals.io.header import encode
     from marginals.io.registry import CUSTOM
 
     recipe = dict(ladder.recipe)
     kind = recipe.pop("kind", CUSTOM)
     words = {"ladder": {"kind": kind, "config": recipe}}
-    return words | {field: encode(getattr(ladder, field)) for field in _LADDER}
+    fields = (*_LADDER, "stats") if isinstance(ladder, Autoencoder) else _LADDER
+    return words | {field: encode(getattr(ladder, field)) for field in fields}
 
 
 def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder":
     from marginals.autoencoders import hvae
+    from marginals.codec import LatentStats, autoencoder
     from marginals.decoders import Decoder
     from marginals.io.registry import CUSTOM, latents
     from marginals.ladder import Ladder
     from marginals.rung import KlObjective
 
-    _refuse_unknown(words, {"ladder", *_LADDER})
-    parts = _parts(words, {"decoder": Decoder, "objective": KlObjective})
+    _refuse_unknown(words, {"ladder", *_LADDER, "stats"})
+    stats = {"stats": LatentStats | None} if "stats" in words else {}
+    parts = _parts(words, {"decoder": Decoder, "objective": KlObjective} | stats)
     kind, config = _kind_and_config(words["ladder"], "ladder")
     if kind == CUSTOM:
         if isinstance(given, Ladder):
@@ -74,7 +99,7 @@ def _rebuild_ladder(words: dict[str, Any], given: "nn.Module | None") -> "Ladder
     if given is not None:
         raise MarginalsError(f"it brings its own networks, those of a {kind}; leave backbone out")
     network = _built(kind, lambda: latents(kind)(**config))
-    return hvae(cast(Any, network), **parts)
+    return (autoencoder if stats else hvae)(cast(Any, network), **parts)
 
 
 def _describe_model(model: "Model") -> dict[str, Any]:

@@ -104,16 +104,18 @@ def factory(model: str) -> "Callable[..., Model]":
 
 def latents(kind: str) -> "type[nn.Module]":
     """The class of a network with latents by the name that checkpoints and presets use."""
-    from marginals.nn import GridLatents, VectorLatents
+    from marginals.nn import GridLatents, ImageCodec, VectorLatents
 
-    return _find("network with latents", kind, {c.kind: c for c in (VectorLatents, GridLatents)})
+    known = (VectorLatents, GridLatents, ImageCodec)
+    return _find("network with latents", kind, {c.kind: c for c in known})
 
 
 def ladder(model: str) -> "Callable[..., Ladder]":
     """(network, **options) -> Ladder by the name of a model with learned latents."""
     from marginals.autoencoders import hvae, vae
+    from marginals.codec import autoencoder
 
-    return _find("model", model, {"vae": vae, "hvae": hvae})
+    return _find("model", model, {"vae": vae, "hvae": hvae, "autoencoder": autoencoder})
 
 
 def decoder(name: str) -> "Decoder":

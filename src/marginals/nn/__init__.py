@@ -6,6 +6,7 @@ JSON-able dict that rebuilds it.
 Networks with latents (`VectorLatents`, `GridLatents`) are the other kind: ladders are made of them.
 """
 
+from .codec import ImageCodec
 from .dit import DIT_SIZES, DiT
 from .latent import VectorLatents
 from .mlp import MLP
@@ -21,6 +22,7 @@ __all__ = [
     "PRESETS",
     "DiT",
     "GridLatents",
+    "ImageCodec",
     "UNet",
     "VectorLatents",
 ]

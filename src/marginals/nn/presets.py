@@ -30,9 +30,14 @@ LATENT_PRESETS: dict[str, dict[str, Any]] = {
     "markov": {
         "kind": "vectors", "latents": [64, 32, 16], "widths": [32, 64], "blocks": 2, "patch": 2,
     },
+    "autoencoder": {"kind": "codec", "latents": 4, "widths": [32, 64], "blocks": [1, 2]},
+    "autoencoder8": {
+        "kind": "codec", "latents": 16, "widths": [32, 64, 128], "blocks": [1, 2, 2],
+    },
     "map": {"kind": "vectors", "latents": [2], "widths": [32, 64], "blocks": 2, "patch": 2},
 }  # fmt: skip
 """Networks with latents: "kind" is that of the class, the rest are its arguments. "vae" and "hvae"
 are for ten minutes of one processor core (a second rung on the finest grid was still silent after
 100,000 pictures: 0.0 nats), "markov" is Luo's ladder (Eqs. 23, 24), and "map" is a VAE with two
-numbers, of which `marginals eval` draws a map (train it with --no-conditional)."""
+numbers, of which `marginals eval` draws a map (train it with --no-conditional). "autoencoder" makes
+latents 4 times smaller than the pictures along each side, "autoencoder8" 8 times."""

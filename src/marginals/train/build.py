@@ -1,21 +1,27 @@
 """From a configuration and the data to an untrained model."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from marginals.codec import Autoencoder
 from marginals.data.order import permutation
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.generative import DataStats, Generative
 from marginals.io.registry import decoder, factory, ladder, latents
 from marginals.ladder import Ladder
-from marginals.nn import DIT_PRESETS, LATENT_PRESETS, MLP, PRESETS, DiT, UNet
+from marginals.latent import Latent
+from marginals.metrics.perceptual import FeatureLoss
+from marginals.nn import DIT_PRESETS, LATENT_PRESETS, MLP, PRESETS, DiT, ImageCodec, UNet
 from marginals.pixels import to_float
 from marginals.rung import KlObjective
-from marginals.train.config import LADDERS, TrainConfig
+from marginals.train.config import TrainConfig
+from marginals.train.latents import load_codec
+from marginals.train.presets import LADDERS
 
 __all__ = ["build_model", "data_stats", "look_at"]
 
@@ -49,21 +55,48 @@ def build_model(config: TrainConfig, stats: DataStats) -> Generative:
         torch.manual_seed(config.seed)
         if config.model in LADDERS:
             return _ladder(config, stats)
+        if config.codec is not None:
+            return _latent(config, stats)
         return factory(config.model)(_network(config, stats), data=stats)
 
 
 def _ladder(config: TrainConfig, stats: DataStats) -> Ladder:
-    law = decoder(config.decoder or "mixture")
+    if (
+        config.model == "autoencoder"
+    ):  # its latents are told nothing, and serve pictures of any kind
+        stats = replace(stats, classes=(), text="")
+    law = decoder(config.decoder or ("logistic" if config.model == "autoencoder" else "mixture"))
     preset = dict(_preset(LATENT_PRESETS, config.network or config.model))
     kind = latents(preset.pop("kind"))
-    network = _construct(kind, _fixed(stats) | {"params": law.params}, preset, config)
+    fixed = _fixed(stats) | {"params": law.params}
+    if kind is ImageCodec:
+        del fixed["num_classes"]
+    network = _construct(kind, fixed, preset, config)
     options = {"beta": config.beta, "free_bits": config.free_bits, "warmup": config.kl_warmup}
     objective = KlObjective(**{name: x for name, x in options.items() if x is not None})
-    return ladder(config.model)(network, decoder=law, objective=objective, data=stats)
+    model = ladder(config.model)(network, decoder=law, objective=objective, data=stats)
+    if config.feature_loss is not None and isinstance(model, Autoencoder):
+        model.perceptual = FeatureLoss(config.feature_loss)
+    return model
+
+
+def _latent(config: TrainConfig, stats: DataStats) -> Latent:
+    """A diffusion model over the latents of the codec."""
+    assert config.codec is not None
+    codec = load_codec(config.codec)
+    known = codec.pictures.shape if codec.pictures else stats.shape
+    if tuple(known) != tuple(stats.shape):
+        raise MarginalsError(
+            f"{config.codec} knows pictures of shape {tuple(known)}, but those of {stats.name} are "
+            f"{tuple(stats.shape)}; give the size it was trained at, or train another autoencoder"
+        )
+    inside = replace(stats, shape=codec.shape, mean=0.0, std=1.0)
+    inner = factory(config.model)(_network(config, inside), data=inside)
+    return Latent(codec, inner, stats)
 
 
 def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
-    name = config.network or "demo"
+    name = config.network or ("dit-latent" if config.codec else "demo")
     if name == "mlp":
         fixed = {"dim": math.prod(stats.shape), "num_classes": len(stats.classes)}
         return _construct(MLP, fixed, {}, config)

@@ -87,8 +87,8 @@ class TrainConfig(BaseModel):
     """Single settings of the network that replace those of the preset."""
 
     codec: str | None = None
-    """Diffusion models: learn the latents of this autoencoder (its run folder or model file) instead
-    of pixels; the model's file then holds both."""
+    """Diffusion models: learn the latents of this autoencoder (a run folder or a model file) in
+    place of pixels; the model's file then holds both."""
     feature_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """autoencoder: weight of a distance between features of EfficientNet-Lite0 (needs the extra
     'metrics'); by default none is charged."""

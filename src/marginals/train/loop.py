@@ -9,12 +9,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import save_model
 from marginals.train import records
 from marginals.train.config import SAMPLE_STEPS, TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
+from marginals.train.latents import measure
 from marginals.train.levels import LevelMeter
 from marginals.train.progress import Event, EventKind, Listener
 from marginals.train.rungs import explain, rungs, silent
@@ -162,9 +164,9 @@ class Trainer:
         batch = self.feed(0)
         raw, average = (probe_loss(m, batch.x, batch.cond, self.feed.seed) for m in (model, ema))
         try:
-            self.snapshots.draw(ema, images)
+            self.snapshots.draw(ema, images, shown=batch.x)
             if average - raw > _EMA_BEHIND * abs(raw):
-                self.snapshots.draw(model, images, "raw")
+                self.snapshots.draw(model, images, "raw", shown=batch.x)
                 self.warn(
                     f"the average of the weights lags behind them (loss {average:.4f} against "
                     f"{raw:.4f}): samples look noisier than the model is; shorten ema_half_life"
@@ -179,7 +181,7 @@ class Trainer:
         if self.engine.is_main:
             with self._writing():
                 self.state.save(self.folder / "state.safetensors")
-                save_average(self.state, self.folder)
+                save_average(self.state, self.folder, self.feed.source)
         self.engine.barrier()
         self._saved = self.state.images_seen
         self.emit("checkpoint")
@@ -224,9 +226,10 @@ class Trainer:
         return f"marginals train --resume {self.folder}"
 
 
-def save_average(state: TrainState, folder: Path) -> None:
+def save_average(state: TrainState, folder: Path, source: PictureSource) -> None:
     """Write the averaged weights as `folder`/model.safetensors, the file for use."""
     config = state.config
+    measure(state.ema.model, source)
     extra = {
         "images_seen": state.images_seen,
         "seed": config.seed,

@@ -206,7 +206,7 @@ class _Session:
         if self.engine.is_main:
             records.truncate(run.path / "log.jsonl", state.images_seen)
             Snapshots(run.path, 1, 1, 0).truncate(state.images_seen)
-            save_average(state, run.path)  # it may be one checkpoint behind the state
+            save_average(state, run.path, self.source)  # it may be one checkpoint behind the state
 
 
 def _trial_seconds(minutes: float | None) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from marginals.generative import Generative
+from marginals.latent import Latent
 from marginals.models import Model
 from marginals.train.feed import Feed
 
@@ -26,7 +27,7 @@ def rungs(model: Generative, feed: Feed) -> dict[str, Any]:
     "rungs" names every rung by its number, 1 beside the data, with its KL in nats per picture. {}
     for a diffusion model, whose rungs are noise levels.
     """
-    if isinstance(model, Model):
+    if isinstance(model, Model | Latent):
         return {}
     batch = feed(0)
     terms = model.elbo(batch.x, batch.cond, generator=batch.generator)
@@ -47,7 +48,7 @@ def rung_words(by_rung: dict[str, float]) -> str:
 
 def explain(model: Generative) -> str:
     """What the words of `rung_words` mean, in a sentence; "" for a diffusion model."""
-    if isinstance(model, Model):
+    if isinstance(model, Model | Latent):
         return ""
     return (
         "this model is a ladder of latents: each rung is one group of them, rung 1 beside the "

@@ -15,11 +15,12 @@ from marginals.data.pictures import Pictures, PictureSource
 from marginals.data.stream import StreamingFolder
 from marginals.errors import MarginalsError
 from marginals.generative import Generative
-from marginals.models import Model
+from marginals.latent import walked
 from marginals.train.build import build_model, data_stats
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
+from marginals.train.latents import encoded
 
 if TYPE_CHECKING:
     from marginals.train.captions import Captions
@@ -81,13 +82,14 @@ def make_feed(
             "multiple"
         )
     told = bool(model.data and (model.data.classes or model.data.text))
+    pictures, source = source, encoded(source, model, engine.device, progress=engine.is_main)
     return Feed(
         source,
         batch=config.batch,
         seed=config.seed,
         augment=Augment(flip=source.flip if config.flips is None else config.flips),
         conditional=told and config.conditional,
-        captions=_captions(config, source, model),
+        captions=_captions(config, pictures, model),
         label_dropout=config.label_dropout,
         device=engine.device,
         rank=engine.rank,
@@ -140,9 +142,9 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 def compile_backbone(model: Generative, feed: Feed, engine: Engine) -> str | None:
     """Compile the network in place; on failure leave it as it was and say why in a sentence."""
-    if not isinstance(model, Model):
+    if (walk := walked(model)) is None:
         return "torch.compile is for the one network of a diffusion model; training goes on without"
-    backbone = model.net.backbone
+    backbone = walk.net.backbone
     backbone.compile()
     try:
         batch = feed(0)

@@ -12,9 +12,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from marginals.codec import Autoencoder
 from marginals.generative import Generative
 from marginals.io.pictures import grid, save_png
-from marginals.models import Model
+from marginals.latent import walked
+from marginals.pixels import to_float
 
 __all__ = ["Snapshots", "probe_loss"]
 
@@ -31,9 +33,18 @@ class Snapshots:
         self.folder, self.count, self.steps, self.seed = folder, count, steps, seed
         self.cond = cond
 
-    def draw(self, model: Generative, images_seen: int, label: str = "average") -> None:
-        """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw"."""
-        walk: dict[str, Any] = {"steps": self.steps} if isinstance(model, Model) else {}
+    def draw(
+        self, model: Generative, images_seen: int, label: str = "average", *, shown: Tensor
+    ) -> None:
+        """Add the row of `model` at `images_seen`; label is "average" (EMA) or "raw". The row of an
+        autoencoder are its reconstructions of the pictures `shown`, below these."""
+        if isinstance(model, Autoencoder):
+            pictures = to_float(shown[: self.count])
+            x = torch.cat([pictures, model.reconstruct(pictures).float()])
+            self._write(x.cpu(), images_seen, label, {"images_seen": images_seen, "weights": label})
+            self.stack()
+            return
+        walk: dict[str, Any] = {"steps": self.steps} if walked(model) else {}
         x = model.sample(self.count, seed=self.seed, cond=self.cond, **walk).x
         about = {"images_seen": images_seen, "weights": label, "seed": self.seed, **walk}
         about |= {"solver": "auto"} if walk else {}
@@ -43,7 +54,7 @@ class Snapshots:
     def _write(self, x: Tensor, images_seen: int, label: str, parameters: dict[str, Any]) -> None:
         rows = self.folder / "samples"
         rows.mkdir(exist_ok=True)
-        save_png(rows / f"{images_seen:012d}-{label}.png", grid(x, len(x)), parameters)
+        save_png(rows / f"{images_seen:012d}-{label}.png", grid(x, self.count), parameters)
 
     def truncate(self, images_seen: int) -> None:
         """Forget the rows after a checkpoint; the resumed run draws them again."""

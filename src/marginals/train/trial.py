@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from marginals.generative import Generative
-from marginals.models import Model
+from marginals.latent import walked
 from marginals.train.config import SAMPLE_STEPS, TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
@@ -80,7 +80,7 @@ def _time_strip(config: TrainConfig, model: Generative) -> float:
     """Seconds for a row of samples: of a walk one solver step, times their number."""
     then = time.monotonic()
     labels = _no_labels(config.samples, model)
-    if not isinstance(model, Model):
+    if walked(model) is None:
         model.sample(config.samples, cond=labels)
         return time.monotonic() - then
     model.sample(config.samples, steps=1, cond=labels)
