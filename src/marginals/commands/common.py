@@ -73,21 +73,11 @@ def set_threads(count: int | None) -> None:
 
 
 def find_model(run: Path) -> Path:
-    """The model file that RUN means: the file itself, or the one in a run folder."""
-    if run.is_file():
-        return run
-    if not run.is_dir():
-        raise MarginalsError(
-            f"there is no run folder or model file {run}; "
-            f"train one with `marginals train --out {run}`"
-        )
-    path = run / "model.safetensors"
-    if not path.is_file():
-        raise MarginalsError(
-            f"{run} holds no model.safetensors, so no training run has saved there; "
-            "give the folder of a run or a .safetensors file"
-        )
-    return path
+    """The model file that RUN means: the file itself, the one in a run folder, or one that comes
+    with the package."""
+    from marginals.io.shipped import find
+
+    return find(run)
 
 
 def load(run: Path) -> "Generative":
