@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MarginalsError
-from .pictures import Pictures, pick_labels, split_indices
+from .pictures import Pictures, PictureSource, pick_labels, split_indices
 from .report import FolderReport
 
 FACTS = ("concepts", "styles", "groups", "licences")
@@ -110,6 +110,11 @@ class Captioned:
         for words in (self.captions, *(getattr(self, field) for field in FACTS)):
             digest.update(repr(words).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+
+def captions_of(source: PictureSource) -> tuple[tuple[str, ...], ...]:
+    """The captions of every picture of any source; nothing at all where it has none."""
+    return getattr(source, "captions", ())
 
 
 def held_out_pairs(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from marginals.codec import Autoencoder
+from marginals.data.captioned import captions_of
 from marginals.data.order import permutation
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
@@ -45,7 +46,7 @@ def data_stats(source: PictureSource, conditional: bool = True, text: str = "") 
         std=max(float(x.std()), 1e-3),
         classes=tuple(source.classes) if conditional else (),
         name=source.name,
-        text=text if conditional and hasattr(source, "captions") else "",
+        text=text if conditional and captions_of(source) else "",
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marginals.codec import Autoencoder, LadderCodec
+from marginals.data.captioned import captions_of
 from marginals.data.pictures import PictureSource, pick_labels
 from marginals.data.report import FolderReport
 from marginals.errors import MarginalsError
@@ -50,6 +51,7 @@ class Encoded:
         self.source, self.latents = source, latents
         self.name, self.note = source.name, source.note
         self.classes, self.labels = source.classes, source.labels
+        self.captions = captions_of(source)
 
     def __len__(self) -> int:
         return len(self.latents)

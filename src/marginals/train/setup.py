@@ -10,6 +10,7 @@ from torch.optim import AdamW
 import marginals.data
 from marginals.data.augment import Augment
 from marginals.data.builtin import BUILTIN
+from marginals.data.captioned import Captioned, captions_of
 from marginals.data.fetch import REMOTES
 from marginals.data.pictures import Pictures, PictureSource
 from marginals.data.stream import StreamingFolder
@@ -101,7 +102,7 @@ def _captions(config: TrainConfig, source: PictureSource, model: Generative) -> 
     """What the pictures say, encoded, for a model that is told texts."""
     if not (config.conditional and model.data and model.data.text):
         return None
-    if not hasattr(source, "captions"):
+    if not (captions := captions_of(source)):
         raise MarginalsError(
             f"the model is told texts, but the pictures of {source.name} have none; train it on "
             "captioned pictures, or give --no-conditional"
@@ -109,7 +110,7 @@ def _captions(config: TrainConfig, source: PictureSource, model: Generative) -> 
     from marginals.text import encoder
     from marginals.train.captions import Captions
 
-    return Captions(source.captions, encoder(model.data.text))
+    return Captions(captions, encoder(model.data.text))
 
 
 def fingerprint(source: PictureSource) -> dict[str, int]:
@@ -120,7 +121,7 @@ def fingerprint(source: PictureSource) -> dict[str, int]:
     other sources it covers 4096 pictures, evenly spread.
     """
     crc = zlib.crc32(repr(tuple(source.shape)).encode())
-    if isinstance(source, Pictures) or hasattr(source, "captions"):
+    if isinstance(source, Pictures | Captioned):
         crc = zlib.crc32(_bytes(source.images), crc)
     elif isinstance(source, StreamingFolder):
         for stamp in source.stamps():
@@ -131,8 +132,8 @@ def fingerprint(source: PictureSource) -> dict[str, int]:
             crc = zlib.crc32(_bytes(source.batch(chosen)[0]), crc)
     if source.labels is not None:
         crc = zlib.crc32(_bytes(source.labels), crc)
-    if hasattr(source, "captions"):
-        crc = zlib.crc32(repr(source.captions).encode("utf-8", "surrogatepass"), crc)
+    if captions := captions_of(source):
+        crc = zlib.crc32(repr(captions).encode("utf-8", "surrogatepass"), crc)
     return {"count": len(source), "crc32": crc}
 
 
