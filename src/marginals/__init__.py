@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .autoencoders import hvae as hvae
     from .autoencoders import vae as vae
+    from .codec import autoencoder as autoencoder
     from .denoiser import Estimate as Estimate
     from .denoiser import Net as Net
     from .denoiser import Rescaled as Rescaled
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .generative import DataStats as DataStats
     from .guidance import Guided as Guided
     from .ladder import Ladder as Ladder
+    from .latent import Latent as Latent
     from .models import Model as Model
     from .rung import KlObjective as KlObjective
     from .sampling import sample as sample
@@ -47,6 +49,7 @@ _HOME = {
     "Guided": "guidance",
     "KlObjective": "rung",
     "Ladder": "ladder",
+    "Latent": "latent",
     "MarginalsError": "errors",
     "Model": "models",
     "Net": "denoiser",
@@ -54,6 +57,7 @@ _HOME = {
     "SUB_VP": "scaling",
     "VE": "scaling",
     "VP": "scaling",
+    "autoencoder": "codec",
     "ddpm": "formulations",
     "edm": "formulations",
     "iddpm": "formulations",
@@ -76,11 +80,13 @@ __all__ = [
     "Guided",
     "KlObjective",
     "Ladder",
+    "Latent",
     "MarginalsError",
     "Model",
     "Net",
     "Rescaled",
     "__version__",
+    "autoencoder",
     "ddpm",
     "edm",
     "hvae",

@@ -88,9 +88,14 @@ def load_diffusion(path: PathLike, device: "str | torch.device" = "cpu") -> "Mod
 
     A diffusion model has noise levels: it can be walked by a solver and presented in other units.
     """
+    from marginals.latent import Latent
     from marginals.models import Model
 
     model = load_model(path, device)
+    if isinstance(model, Latent):
+        raise MarginalsError(
+            f"{path} walks in the latents of a codec, and this is for models that walk in pixels"
+        )
     if not isinstance(model, Model):
         raise MarginalsError(f"{path} has no noise levels (it is a ladder of latents, like a VAE)")
     return model

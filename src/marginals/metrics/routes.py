@@ -9,7 +9,8 @@ What may be compared with what is decided by *what has the probability* (`Bound.
 * black-and-white pixels: another question altogether.
 
 A diffusion model has both ELBOs, the probability-flow ODE and the 256-way decoder; DDPM has its own
-chain of T steps with its own decoder; a ladder has its ELBO and the importance-weighted bound.
+chain of T steps with its own decoder; a ladder has its ELBO and the importance-weighted bound. A
+latent model has one bound, the codec's around that of the model inside.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from marginals.density import TICKS
 from marginals.generative import Generative
 from marginals.ladder import Ladder
+from marginals.latent import Latent
 from marginals.metrics.measured import Effort, Measured, Route
 from marginals.models import Model
 from marginals.noise import stream_seed
@@ -51,7 +53,9 @@ def routes(
     model: Generative, pixels: Tensor, cond: Tensor | None, effort: Effort, seed: int, tick: Tick
 ) -> list[Route]:
     """All routes of a model for stored pictures, uint8 (B, C, H, W); `tick` gets evaluations."""
-    if isinstance(model, Ladder):
+    if isinstance(model, Latent):
+        plans = _latent_plans(model, pixels, cond, effort, seed, tick)
+    elif isinstance(model, Ladder):
         plans = _ladder_plans(model, pixels, cond, effort, seed, tick)
     else:
         assert isinstance(model, Model)
@@ -63,6 +67,8 @@ def cost(model: Generative, effort: Effort) -> int:
     """Network evaluations per picture that `routes` will tick off."""
     levels = effort.levels
     costs = dict.fromkeys(("elbo", "iwae"), effort.importance)
+    if isinstance(model, Latent):
+        costs = {"latent": _MOST if effort.target is not None else levels}
     if isinstance(model, Model):
         costs = {"discrete": levels, "discrete_2": 2 * levels, "continuous": levels}
         if effort.target is not None:
@@ -220,6 +226,23 @@ def _ladder_plans(
         return Route("iwae", title, bound, "Burda et al. 2016, Eq. 8")
 
     return {"elbo": elbo, "iwae": iwae}
+
+
+def _latent_plans(
+    model: Latent, pixels: Tensor, cond: Tensor | None, effort: Effort, seed: int, tick: Tick
+) -> Plans:
+    """One bound: that of the codec's encoder and decoder around the inner model's."""
+    x = dequantised(pixels, seed) if model.codec.density else pixels
+    many: dict[str, Any] = {"samples": effort.levels}
+    if effort.target is not None:
+        many = {"target": effort.target, "samples": _ROUND, "most": _MOST}
+    many |= {"generator": generator(seed, 1), "tick": _meter(tick, len(pixels))}
+
+    def latent() -> Route:
+        title = "ELBO of the pictures through their latents"
+        return Route("latent", title, model.elbo(x, cond, **many), "Luo Eqs. 19, 58 on latents")
+
+    return {"latent": latent}
 
 
 def _lams(model: Model) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from .latent import Law, posterior_law
 from .pictures import Block, channels_last, check_counts, check_shape, shrink, sides, unfold
 
 _NARROW = -2.0  # log_std of a fresh posterior, below that of `posterior_law`: z is mostly signal
-_FIRST_SCALE = -1.5  # log of the spread that a fresh decoder claims, in pixels from -1 to 1
+_FIRST_SCALE = -3.0  # log of the spread that a fresh decoder claims, in pixels from -1 to 1
 
 
 class CodecEncoder(nn.Module):
