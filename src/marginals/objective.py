@@ -220,6 +220,21 @@ class ShiftedLevels:
         return self.base.density(lam + 2.0 * math.log(self.shift))
 
 
+@dataclass(frozen=True)
+class WalkLevels:
+    """The levels at which the steps of one walk begin, each as often as the others."""
+
+    lams: tuple[float, ...]
+
+    def sample(self, u: Tensor) -> Tensor:
+        at = (u * len(self.lams)).long().clamp(max=len(self.lams) - 1)
+        return torch.tensor(self.lams, dtype=u.dtype, device=u.device)[at]
+
+    def density(self, lam: Tensor) -> Tensor:
+        """The probability of a level, 1/N."""
+        return torch.full_like(lam, 1.0 / len(self.lams))
+
+
 def spread_uniform(count: int, generator: torch.Generator | None = None) -> Tensor:
     """Low-discrepancy u_i = (u0 + i/B) mod 1 in float64 (Kingma et al. 2021, Appendix I.1).
 

@@ -32,7 +32,7 @@ __all__ = ["decode", "encode", "fits", "kinds"]
 # weighting in one of them needs no registration.
 _HOMES = (
     "scaling", "schedule", "shift", "predict", "objective", "generative", "decoders", "mixture",
-    "rung", "learned", "ancestral", "codec", "solvers.fitted", "coupling",
+    "rung", "learned", "ancestral", "codec", "solvers.fitted", "coupling", "distill",
 )  # fmt: skip
 
 _SCALARS = (str, int, bool, type(None))
