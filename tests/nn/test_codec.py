@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from marginals.errors import MarginalsError
 from marginals.nn import LATENT_PRESETS, ImageCodec
+from marginals.nn.codec import start_linear
 
 
 def codec(**changes: Any) -> Any:
@@ -91,6 +94,25 @@ def test_what_does_not_fit_is_refused():
             codec(**changes)
     with pytest.raises(MarginalsError, match="takes pictures"):
         codec().evidence(torch.zeros(1, 1, 32, 32))
+
+
+def test_it_can_begin_as_the_best_linear_codec():
+    """Principal components: the error left is the sum of the eigenvalues left out, no linear codec
+    has less, and the latents are uncorrelated with variance 1."""
+    net = codec(size=16, widths=[8, 8], blocks=[1, 1], latents=7).double()
+    x = torch.randn(64, 3, 16, 16).double()
+    x = (x + 2 * F.avg_pool2d(x, 5, 1, 2)).clamp(-1, 1) + 0.1
+    start_linear(net.evidence, net.decode, x)
+    for network in (net.evidence, net.decode):
+        nn.init.zeros_(network.layers[-1].weight)
+    z = net.evidence(x)[:, :7]
+    rows = z.movedim(1, -1).flatten(0, 2)
+    assert torch.allclose(torch.cov(rows.T), torch.eye(7).double(), atol=1e-9)
+    assert rows.mean(0).abs().max() < 1e-9
+    error = (net.decode(z)[:, :3] - x).square().mean()
+    squares = F.pixel_unshuffle(x, 4).movedim(1, -1).flatten(0, 2)
+    left = torch.linalg.eigvalsh(torch.cov(squares.T, correction=0))[:-7].sum() / 48
+    assert torch.allclose(error, left, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "autoencoder8"])

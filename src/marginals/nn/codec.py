@@ -5,6 +5,11 @@ the picture (Rombach et al. 2022, "latent diffusion", first stage with KL regula
 learned on such latents costs f² fewer places than on pixels. As in :mod:`.pictures` nothing is
 normalised: each number of z is then about its own neighbourhood only, and blocks of convolutions
 alone are what processors are fastest at, twice as fast again in bfloat16 (`--precision bf16`).
+
+Beside the layers there is one linear map each way, from every square of f x f pixels to its numbers
+of z and back (the shortcuts of "DC-AE", Chen et al. 2025, with weights). The best linear codec is
+known in closed form, the principal components of the squares: :func:`start_linear` begins there,
+and the layers learn what is left.
 """
 
 from __future__ import annotations
@@ -44,18 +49,21 @@ class CodecEncoder(nn.Module):
             if i:
                 layers += [nn.SiLU(), nn.Conv2d(widths[i - 1], width, 3, stride=2, padding=1)]
             layers += [Block(width, scale) for _ in range(count)]
-        leave = shrink(nn.Conv2d(widths[-1], 2 * latents, 3, padding=1), 1.0)
+        leave = shrink(nn.Conv2d(widths[-1], 2 * latents, 3, padding=1), 0.1)
         with torch.no_grad():
-            leave.weight[latents:] *= 0.1
             leave.bias[latents:] = _NARROW  # pyright: ignore[reportOptionalSubscript]
         self.layers = nn.Sequential(*layers, nn.SiLU(), leave)
+        self.factor = patch * 2 ** (len(widths) - 1)
+        self.direct = nn.Conv2d(channels * self.factor**2, latents, 1)
         channels_last(self)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Labels are not looked at: a codec is about pictures of any class."""
         check_shape(x, self.shape)
+        direct = self.direct(F.pixel_unshuffle(x, self.factor))
         x = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
-        out = self.layers(x.contiguous(memory_format=torch.channels_last))
+        mean, log_std = self.layers(x.contiguous(memory_format=torch.channels_last)).chunk(2, 1)
+        out = torch.cat([mean + direct, log_std], 1)
         return out.to(torch.promote_types(out.dtype, torch.float32)).contiguous()
 
 
@@ -83,13 +91,16 @@ class CodecDecoder(nn.Module):
         for i in reversed(range(len(widths))):
             layers += [Block(widths[i], scale) for _ in range(blocks[i])]
             layers += [Unfold(widths[i], widths[i - 1])] if i else []
-        leave = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        leave = shrink(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1), 0.1)
+        self.factor = patch * 2 ** (len(widths) - 1)
+        self.direct = nn.Conv2d(latents, channels * self.factor**2, 1)
         self.layers = nn.Sequential(*layers, nn.SiLU(), leave)
         self.log_scale = nn.Parameter(torch.tensor(_FIRST_SCALE)) if params == 2 else None
         channels_last(self)
 
     def forward(self, z: Tensor) -> Tensor:
         mean = unfold(self.layers(z.contiguous(memory_format=torch.channels_last)), self.patch)
+        mean = mean + unfold(self.direct(z), self.factor)
         mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
         if self.log_scale is None:
             return mean
@@ -181,3 +192,28 @@ class ImageCodec(nn.Module):
         self.evidence = CodecEncoder(channels, size, latents, widths, blocks, patch)
         self.rungs = nn.ModuleList([GridRung(self.shape)])
         self.decode = CodecDecoder(channels, latents, params, widths, decoder_blocks, patch)
+
+
+@torch.no_grad()
+def start_linear(encoder: CodecEncoder, decoder: CodecDecoder, x: Tensor) -> None:
+    """Set the linear maps to the principal components of the f x f squares of some pictures x,
+    (B, C, S, S) in [-1, 1].
+
+    With m the mean of the squares p, and w and V the largest eigenvalues and the eigenvectors of
+    their covariance: z = w^(-1/2)·Vᵀ(p − m), of variance 1 and uncorrelated, and back
+    p = m + V·w^(1/2)·z, the least squared error that a linear codec can have.
+    """
+    squares = F.pixel_unshuffle(x, encoder.factor).movedim(1, -1).flatten(0, -2).double()
+    mean = squares.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((squares - mean).T))
+    there, back = encoder.direct, decoder.direct
+    count = min(there.out_channels, len(values))
+    root = values[-count:].flip(0).clamp(min=1e-8).sqrt()
+    basis = vectors[:, -count:].flip(1)
+    assert there.bias is not None and back.bias is not None
+    for parameter in (there.weight, there.bias, back.weight):
+        nn.init.zeros_(parameter)
+    there.weight[:count] = (basis / root).T[..., None, None].to(there.weight)
+    there.bias[:count] = -(mean @ basis / root).to(there.bias)
+    back.weight[:, :count] = (basis * root)[..., None, None].to(back.weight)
+    back.bias.copy_(mean)

@@ -15,8 +15,10 @@ from marginals.errors import MarginalsError
 from marginals.generative import Generative
 from marginals.io.checkpoint import load_model
 from marginals.latent import Latent
+from marginals.nn.codec import CodecDecoder, CodecEncoder, start_linear
+from marginals.pixels import to_float
 
-__all__ = ["Encoded", "encoded", "load_codec", "measure"]
+__all__ = ["Encoded", "begin", "encoded", "load_codec", "measure"]
 
 _BATCH = 128
 _MEASURED = 2048  # pictures whose latents' statistics stand for all
@@ -37,8 +39,19 @@ def load_codec(path: str | os.PathLike[str]) -> LadderCodec:
 def measure(model: Generative, source: PictureSource) -> None:
     """Bring the statistics of an autoencoder's latents up to date with its weights."""
     if isinstance(model, Autoencoder):
-        chosen = torch.linspace(0, len(source) - 1, min(len(source), _MEASURED)).long()
-        model.measure(source.batch(chosen)[0])
+        model.measure(_some(source))
+
+
+def begin(model: Generative, source: PictureSource) -> None:
+    """Let a fresh autoencoder begin as the best linear one for these pictures."""
+    if isinstance(model, Autoencoder) and isinstance(model.evidence, CodecEncoder):
+        assert isinstance(model.decode, CodecDecoder)
+        start_linear(model.evidence, model.decode, to_float(_some(source)))
+
+
+def _some(source: PictureSource) -> Tensor:
+    chosen = torch.linspace(0, len(source) - 1, min(len(source), _MEASURED)).long()
+    return source.batch(chosen)[0]
 
 
 class Encoded:

@@ -21,7 +21,7 @@ from marginals.train.build import build_model, data_stats
 from marginals.train.config import TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
-from marginals.train.latents import encoded
+from marginals.train.latents import begin, encoded
 
 if TYPE_CHECKING:
     from marginals.train.captions import Captions
@@ -55,7 +55,9 @@ def load_source(config: TrainConfig) -> PictureSource:
 def make_model(config: TrainConfig, source: PictureSource, model: Generative | None) -> Generative:
     """The given model, told the statistics of its data if it has none; or a new one."""
     if model is None:
-        return build_model(config, data_stats(source, config.conditional, config.text))
+        model = build_model(config, data_stats(source, config.conditional, config.text))
+        begin(model, source)
+        return model
     if model.data is None:
         model.data = data_stats(source, config.conditional, config.text)
     if tuple(model.data.shape) != tuple(source.shape):
