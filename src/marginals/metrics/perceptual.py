@@ -40,7 +40,7 @@ class FeatureLoss:
 
 
 def feature_distance(network: EfficientNetLite0, x: Tensor, y: Tensor) -> Tensor:
-    """Mean over places and sum over layers of ‖f(x)/|f(x)| − f(y)/|f(y)|‖², (B,); 0 ≤ d ≤ 8."""
+    """Mean over places and sum over layers of ‖f(x)/|f(x)| − f(y)/|f(y)|‖², (B,); 0 ≤ d ≤ 16."""
     with torch.no_grad():
         seen = _features(network, x)
     pairs = zip(seen, _features(network, y), strict=True)
