@@ -80,7 +80,7 @@ def test_a_tilde_is_the_home_folder(folder, monkeypatch) -> None:
 
 
 def test_names_list_what_load_knows() -> None:
-    assert list(names()) == ["fashion", "digits", "cifar10", "mnist", "fashion-mnist"]
+    assert list(names()) == ["fashion", "digits", "cifar10", "mnist", "fashion-mnist", "emoji"]
 
 
 @pytest.mark.parametrize(

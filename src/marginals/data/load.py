@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from ..errors import MarginalsError
+from . import emoji
 from .archive import load_npz
 from .builtin import BUILTIN
 from .captioned import Captioned
@@ -55,7 +56,8 @@ def names(cache_dir: Path | str | None = None) -> dict[str, str]:
         else f"get it with `marginals data fetch {name}` ({remote.size / 1e6:.0f} MB)"
         for name, remote in REMOTES.items()
     }
-    return ships | remote
+    made = "built" if emoji.built(None, cache_dir) else "make it with `marginals data build emoji`"
+    return ships | remote | {"emoji": made}
 
 
 def _open(
@@ -69,6 +71,14 @@ def _open(
     if spec in BUILTIN:
         return BUILTIN[spec]()
     path = Path(spec).expanduser()
+    if spec == "emoji":
+        archive = emoji.built(size, cache_dir)
+        if archive is None:
+            raise MarginalsError(
+                "emoji has not been built yet; run `marginals data build emoji` once (it needs "
+                "pip install 'marginals[emoji]')."
+            )
+        return load_npz(archive)
     if spec in REMOTES:
         archive = fetched(spec, cache_dir)
         if archive is None:
