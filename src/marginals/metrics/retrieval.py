@@ -1,4 +1,4 @@
-"""Does a picture show what was asked for? Look for its nearest real pictures, and see what they are.
+"""Does a picture show what was asked for? See what its nearest real pictures show.
 
 A drawing of "a red crab" is right if, among thousands of real drawings, the most similar ones are
 crabs. Similar means: a small angle between features. For every drawing all concepts are ranked by

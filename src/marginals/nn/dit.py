@@ -176,6 +176,10 @@ class DiT(nn.Module):
         """Constructor arguments: `DiT(**net.config)` is the same network, freshly initialised."""
         return dict(self._config)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """The matrices inside the blocks: what an optimiser of matrices may treat as such."""
+        return [p for p in self.blocks.parameters() if p.ndim == 2 and len(p) > 2]
+
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1]; cond labels (B,) with −1 = none, or states (B, T,
         text_width) of text with zeros = none; None = none. Out like x (with `outputs` times its

@@ -111,13 +111,16 @@ class TrainConfig(BaseModel):
     batch: int = Field(default=64, ge=1)
     """Images per step, over all devices together."""
     lr: float = Field(default=1e-3, gt=0, le=1, allow_inf_nan=False)
-    """Learning rate of AdamW after the warm-up."""
+    """Learning rate after the warm-up."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for the matrices of a transformer (networks dit-...), which wants fewer images
+    for the same loss, at a few percent more time per step."""
     warmup: int = Field(default=5_000, ge=0)
     """The learning rate rises linearly from 0 over this many images."""
     decay: float = Field(default=0.3, ge=0, le=1)
     """The learning rate falls linearly to 0 over this last part of the run."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay."""
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Gradients longer than this are shortened to it."""
     ema_half_life: int = Field(default=20_000, ge=0)

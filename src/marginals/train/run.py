@@ -28,6 +28,7 @@ from marginals.train.ema import Ema
 from marginals.train.engine import Engine
 from marginals.train.folder import Run, finished_already, may_continue, require_free
 from marginals.train.loop import Trainer, save_average
+from marginals.train.optimizer import make_optimizer
 from marginals.train.progress import Event, EventKind, Listener, ProgressBar
 from marginals.train.setup import (
     absolute,
@@ -36,7 +37,6 @@ from marginals.train.setup import (
     load_source,
     make_feed,
     make_model,
-    make_optimizer,
 )
 from marginals.train.snapshots import Snapshots
 from marginals.train.state import TrainState

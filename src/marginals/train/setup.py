@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.optim import AdamW
 
 import marginals.data
 from marginals.data.augment import Augment
@@ -32,10 +31,8 @@ __all__ = [
     "fingerprint",
     "make_feed",
     "make_model",
-    "make_optimizer",
 ]
 
-_BETAS = (0.9, 0.99)  # the second moment of the usual 0.999 is too slow for short runs
 _LOOKED_AT = 4096  # pictures of an unknown kind of source that stand for all
 
 
@@ -66,13 +63,6 @@ def make_model(config: TrainConfig, source: PictureSource, model: Generative | N
             f"{source.name} are {tuple(source.shape)}"
         )
     return model
-
-
-def make_optimizer(config: TrainConfig, model: Generative) -> AdamW:
-    """AdamW over all weights; the rate is set anew before every step."""
-    return AdamW(
-        model.parameters(), lr=config.lr, betas=_BETAS, weight_decay=config.weight_decay, fused=True
-    )
 
 
 def make_feed(

@@ -14,7 +14,7 @@ from marginals.latent import walked
 from marginals.train.config import SAMPLE_STEPS, TrainConfig
 from marginals.train.engine import Engine
 from marginals.train.feed import Feed
-from marginals.train.setup import make_optimizer
+from marginals.train.optimizer import make_optimizer
 
 __all__ = ["Trial", "run_trial"]
 
