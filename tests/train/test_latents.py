@@ -1,5 +1,6 @@
 """An autoencoder and a model of its latents go through the trainer: statistics, pair, resume."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from marginals.errors import MarginalsError
 from marginals.io.checkpoint import load_diffusion, load_model, read_header
 from marginals.io.tensors import read_tensors
 from marginals.latent import Latent
+from marginals.metrics.efficientnet import available
 from marginals.models import Model
 from marginals.pixels import to_float
 from marginals.train import Run, Stop, Stopped, TrainConfig, resume, train
@@ -129,6 +131,30 @@ def test_a_latent_model_resumes_exactly(whole: Run, codec: Run, tmp_path: Path):
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
     moments = [k for k in first if k.startswith("optimizer.")]
     assert moments and not any("codec" in k for k in moments)
+
+
+def test_a_run_goes_on_without_the_autoencoders_file(codec: Run, tmp_path: Path):
+    place, out = tmp_path / "codec", tmp_path / "run"
+    place.mkdir()
+    shutil.copy(codec.path / "model.safetensors", place)
+    changes = {"codec": str(place), "out": str(out), "images": 64, "save_every": 64}
+    train(settings(**(INNER | changes)), on_event=silent)
+    before = load_codec(out).encode(pixels(4))
+    shutil.rmtree(place)
+    assert resume(out, images=96, on_event=silent).images_seen == 96
+    assert torch.equal(load_codec(out).encode(pixels(4)), before)
+
+
+@pytest.mark.skipif(not available(), reason="EfficientNet-Lite0 is not installed")
+def test_a_feature_loss_is_charged_and_leaves_no_trace_in_the_file(codec: Run, tmp_path: Path):
+    short = CODEC | {"images": 64, "save_every": 64}
+    plain = train(settings(**short, out=str(tmp_path / "plain")), on_event=silent)
+    charged = settings(**short, feature_loss=2.0, out=str(tmp_path / "charged"))
+    run = train(charged, on_event=silent)
+    first, second = (read_tensors(r.path / "model.safetensors") for r in (plain, run))
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    assert resume(run.path, images=96, on_event=silent).images_seen == 96
 
 
 def test_steps_see_the_latents_encoded_once(codec: Run):

@@ -84,7 +84,7 @@ def _ladder(config: TrainConfig, stats: DataStats) -> Ladder:
 def _latent(config: TrainConfig, stats: DataStats) -> Latent:
     """A diffusion model over the latents of the codec."""
     assert config.codec is not None
-    codec = load_codec(config.codec)
+    codec = load_codec(config.codec, config.out)
     known = codec.pictures.shape if codec.pictures else stats.shape
     if tuple(known) != tuple(stats.shape):
         raise MarginalsError(

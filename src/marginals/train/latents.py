@@ -1,6 +1,7 @@
 """Training on the latents of an autoencoder: pictures are encoded once, and kept in memory."""
 
 import os
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -24,9 +25,14 @@ _BATCH = 128
 _MEASURED = 2048  # pictures whose latents' statistics stand for all
 
 
-def load_codec(path: str | os.PathLike[str]) -> LadderCodec:
-    """The codec in the run or model file of an autoencoder, or of a latent model."""
-    model = load_model(path)
+def load_codec(
+    path: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
+) -> LadderCodec:
+    """The codec in the run or model file of an autoencoder, or of a latent model. If that is no
+    longer there, the one in the model file of the `run` that was trained with it."""
+    copy = Path(run) / "model.safetensors" if run is not None else None
+    gone = not Path(path).exists() and copy is not None and copy.is_file()
+    model = load_model(copy if gone and copy is not None else path)
     if isinstance(model, Autoencoder):
         return model.codec()
     if isinstance(model, Latent):

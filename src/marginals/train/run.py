@@ -101,7 +101,8 @@ class _Session:
     ) -> None:
         self.engine = Engine(config.precision)
         self.listener = listener
-        self.config = config.with_changes(data=absolute(config.data))
+        codec = config.codec and str(Path(config.codec).expanduser().resolve())
+        self.config = config.with_changes(data=absolute(config.data), codec=codec)
         self.resumed = Run(resumed) if resumed is not None else None
         if self.resumed:
             self.config = may_continue(self.resumed, self.config)
