@@ -38,6 +38,8 @@ from .solvers import FittedTable, Solver, auto, grid, straight
 Grid = Callable[[float, float], NoiseSchedule]
 """(lam_min, lam_max) → a schedule whose equal time steps are the levels of a walk."""
 
+Guidance = float | Tensor | Callable[[Denoiser], Denoiser]
+"""γ, 1 = none; or γ of every picture, (n,); or wrappers (:mod:`.guidance`) around the denoiser."""
 
 _FEW = 4
 """Pictures of a batch on which the ends of a learned schedule are measured."""
@@ -128,8 +130,13 @@ class Model(Measured):
         pixels = x[:_FEW] if x.dtype == torch.uint8 else None
         return end_losses(time, self.scaling, self._prior, x0[:_FEW], pixels, eps[:_FEW]).mean()
 
-    def guided(self, guidance: float) -> Denoiser:
-        """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170)."""
+    def guided(self, guidance: Guidance, part: slice = slice(None)) -> Denoiser:
+        """The denoiser, with classifier-free guidance of weight γ (1 = none; Luo Eq. 170), or of a
+        weight for every picture, of which ``part`` is used; or with any wrappers of it."""
+        if isinstance(guidance, Tensor):
+            return Guided(self.net, guidance[part].to(self.device))
+        if callable(guidance):
+            return guidance(self.net)
         return self.net if guidance == 1.0 else Guided(self.net, guidance)
 
     def start(self, seeds: Sequence[int], lam: float | None = None) -> Tensor:
@@ -146,7 +153,7 @@ class Model(Measured):
         levels: Grid | Sequence[float] = straight,
         seed: int = 0,
         cond: Labels = None,
-        guidance: float = 1.0,
+        guidance: Guidance = 1.0,
         batch: int = 256,
         tolerance: float | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -157,9 +164,10 @@ class Model(Measured):
         ``solver``: from :mod:`marginals.solvers` (default :func:`~.solvers.choice.auto`).
         ``steps``: 20, unless the model has a walk of its own. ``levels``: where the steps go, a
         grid for ``steps`` of them, or the levels λ themselves, noise first (those of a fitted
-        table, say). ``cond``: one class index for all, or one per picture, −1 for none. ``batch``:
-        pictures at once. ``tolerance``: instead of a solver and its steps, Dormand–Prince steps of
-        a size that makes errors of this relative and absolute size, every picture its own
+        table, say). ``cond``: one class index for all, or one per picture, −1 for none.
+        ``guidance``: γ, 1 = none, or what :meth:`guided` takes. ``batch``: pictures at once.
+        ``tolerance``: instead of a solver and its steps, Dormand–Prince steps of a size that makes
+        errors of this relative and absolute size, every picture its own
         (:func:`~.adaptive.sample_adaptive`); then ``advance`` hears of the progress instead of
         ``callback``.
         """
@@ -168,8 +176,7 @@ class Model(Measured):
             raise MarginalsError(
                 "A tolerance chooses the steps itself: leave the solver out, and the levels."
             )
-        if guidance != 1.0 and cond is None:
-            raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
+        self._check_guidance(guidance, n, cond)
         seeds = range(seed, seed + n)
         labels = self._labels(n, cond)
         asked = [solver, steps, tolerance] != [None] * 3 or levels is not straight
@@ -181,9 +188,10 @@ class Model(Measured):
         lams = grid(levels(self.lam_min, self.lam_max), steps) if named else list(levels)
         if len(lams) < 2:
             raise MarginalsError("A walk needs at least two noise levels.")
-        denoiser, results = self.guided(guidance), []
+        results = []
         for first in range(0, n, batch):
             part = slice(first, first + batch)
+            denoiser = self.guided(guidance, part)
             some = None if labels is None else labels[part]
             with self._evaluating():
                 if tolerance is not None:
@@ -198,6 +206,18 @@ class Model(Measured):
             results.append(result)
         nfe = max((result.nfe for result in results), default=0)
         return replace(results[0], x=torch.cat([result.x for result in results]), nfe=nfe)
+
+    @staticmethod
+    def _check_guidance(guidance: Guidance, n: int, cond: Labels) -> None:
+        if isinstance(guidance, Tensor):
+            if guidance.shape != (n,):
+                raise MarginalsError(
+                    f"{n} pictures need {n} weights of guidance, not shape {tuple(guidance.shape)}."
+                )
+        elif callable(guidance) or guidance == 1.0:
+            return
+        if cond is None:
+            raise MarginalsError("Guidance exaggerates a class: give cond, or leave guidance at 1.")
 
     def _refuse_noise(self, solver: Solver | None) -> None:
         """A model whose pairs are dependent has a flow and no score (:mod:`.coupling`)."""

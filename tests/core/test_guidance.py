@@ -93,3 +93,14 @@ def test_both_halves_run_as_one_evaluation():
     result = sample(Guided(Watched(), 2.0), X, [-5.0, 0.0, math.inf], dpmpp_2m(), cond=COND)
     assert result.nfe == len(seen) == 2
     assert seen[0] == (10, [*COND.tolist(), -1, -1, -1, -1, -1])
+
+
+def test_a_mix_of_step_variances_is_that_of_the_strong_side():
+    class Twice(torch.nn.Module):
+        def forward(self, x, t, cond):
+            return torch.cat([x, x + cond[:, None].to(x)], 1)
+
+    net = Net(Twice(), prediction=EPS)
+    wanted = net(X, 0.3, COND).mix
+    got = Guided(net, 3.0)(X, 0.3, COND).mix
+    assert wanted is not None and got is not None and torch.equal(got, wanted)
