@@ -86,7 +86,7 @@ def test_a_layer_is_attention_and_norms_after_the_sum():
 
 @weights
 def test_states_do_not_depend_on_the_batch(encode):
-    many = TEXTS + [f"{text} number {i}" for i in range(40) for text in TEXTS]
+    many = TEXTS + [f"{text} number {i}" for i in range(12) for text in TEXTS]
     states = encode(many)
     for i in range(0, len(many), 7):
         alone = encode([many[i]])[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from marginals.errors import MarginalsError
-from marginals.io.tensors import read_contents, write_tensors
+from marginals.io.tensors import read_contents, read_tensors, write_tensors
 from marginals.text import TextEncoder, TextTable, base, encode_table
 from marginals.text.minilm import MiniLM, available
 
@@ -100,7 +100,10 @@ def _empty(path):
 
 
 def _foreign(path):
-    write_tensors(path, {"states": torch.zeros(3, 6)}, {"kind": "a model"})
+    """The table of other texts, in a file of this name."""
+    header = read_contents(path).header | {"texts": "others"}
+    tensors = read_tensors(path)
+    write_tensors(path, tensors | {"states": tensors["states"] * 2}, header)
 
 
 def _lying(path):

@@ -57,7 +57,7 @@ def test_thousands_of_captions_as_tokenizers_reads_them(published):
     for _ in range(4000):
         spoken = [rng.choice(plain) + rng.choice(plain) * rng.randint(0, 1) for _ in range(5)]
         text = "".join(w.title() + rng.choice([" ", ", ", rng.choice(odd)]) for w in spoken)
-        text = text * rng.choice([1, 1, 1, 20])
+        text = text * 20 if rng.random() < 0.02 else text
         assert published(text) == reference.encode(text).ids, text
 
 

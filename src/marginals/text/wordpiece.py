@@ -11,6 +11,7 @@ pieces inside a word are written ##piece (Wu et al. 2016, §4.1). A word that ca
 
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from marginals.errors import MarginalsError
 
@@ -85,6 +86,7 @@ def words(text: str) -> list[str]:
     return "".join(_apart(small) for c in letters for small in c.lower()).split()
 
 
+@lru_cache(4096)
 def _cleaned(c: str) -> str:
     """A character before decomposition: white space is a space, control characters are nothing."""
     if c in "\t\n\r":
@@ -96,6 +98,7 @@ def _cleaned(c: str) -> str:
     return f" {c} " if any(first <= ord(c) <= last for first, last in _CHINESE) else c
 
 
+@lru_cache(4096)
 def _apart(c: str) -> str:
     """Punctuation is a word by itself; in ASCII, every sign is punctuation."""
     sign = c.isascii() and c.isprintable() and not c.isalnum() and c != " "
