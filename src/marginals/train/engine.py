@@ -81,9 +81,11 @@ class Engine:
     def losses(
         self, x: Tensor, cond: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """`model.losses` through the wrapper: loss and λ per example, (B,); λ may be None."""
+        """`model.losses` through the wrapper: loss and λ per example, (B,); λ may be None. The
+        precision is set here: Fabric's wrapper of one process sets it for `forward` alone."""
         assert self._model is not None, "setup comes first"
-        return self._model.losses(x, cond, generator=generator)
+        with self._fabric.autocast():
+            return self._model.losses(x, cond, generator=generator)
 
     def gradients(self, loss: Tensor, optimizer: Optimizer, clip: float) -> Tensor:
         """Backward pass and clipping; returns the gradient's length before it was clipped."""
