@@ -45,8 +45,10 @@ def silent(event: Event) -> None:
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("codec") / "run"
-    return train(settings(**CODEC, out=str(folder)), on_event=silent)
+    folder, said = tmp_path_factory.mktemp("codec") / "run", []
+    run = train(settings(**CODEC, out=str(folder)), on_event=lambda event: said.append(event.text))
+    assert f"marginals train --codec {folder}" in said[-1]
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from marginals.codec import Autoencoder
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import save_model
@@ -86,8 +87,8 @@ class Trainer:
             if sentence := silent(self._last_log.get("rungs", {})):
                 self.warn(sentence)
             done = (
-                f"done after {self.state.images_seen} images; next: "
-                f"marginals sample {self.folder}  or  marginals eval {self.folder}"
+                f"done after {self.state.images_seen} images; next: {self._next()}  or  "
+                f"marginals eval {self.folder}"
             )
         finally:
             self.emit("end", done, self._last_log)
@@ -221,6 +222,12 @@ class Trainer:
         if self._saved is None:
             return "no checkpoint was written yet"
         return f"the checkpoint of {self._saved} images in {self.folder} is whole"
+
+    def _next(self) -> str:
+        """The command that makes something of the run."""
+        if isinstance(self.state.model, Autoencoder):
+            return f"marginals train --codec {self.folder} --model flow"
+        return f"marginals sample {self.folder}"
 
     def _resume_command(self) -> str:
         return f"marginals train --resume {self.folder}"
