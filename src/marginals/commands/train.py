@@ -22,6 +22,8 @@ class Train(TrainConfig):
       marginals train --data fashion --minutes 10 --out runs/fashion
       marginals train --data path/to/pictures --size 32 --minutes 60
       marginals train --model hvae --data fashion --minutes 10
+      marginals train --model autoencoder --data fashion --out runs/codec
+      marginals train --codec runs/codec --model flow --data fashion
       marginals train --config runs/fashion/config.yaml --seed 1 --out runs/again
       marginals train --resume runs/fashion --images 400000
     """
