@@ -86,6 +86,9 @@ class TrainConfig(BaseModel):
     network_options: dict[str, Any] = Field(default_factory=dict)
     """Single settings of the network that replace those of the preset."""
 
+    start: str | None = None
+    """Begin with the weights of this model (run folder, model file, or a name such as emoji),
+    wherever they fit; the network is still the one described here."""
     codec: str | None = None
     """Diffusion models: learn the latents of this autoencoder (a run folder or a model file) in
     place of pixels; the model's file then holds both."""

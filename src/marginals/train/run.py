@@ -39,6 +39,7 @@ from marginals.train.setup import (
     make_model,
 )
 from marginals.train.snapshots import Snapshots
+from marginals.train.start import take_over
 from marginals.train.state import TrainState
 from marginals.train.stop import Stop
 from marginals.train.trial import Trial, run_trial
@@ -164,6 +165,8 @@ class _Session:
         for sentence in look_at(self.source, self.config.batch, self.config.conditional):
             self.say("warning", f"warning: {sentence}")
         self.model = make_model(self.config, self.source, model)
+        if self.config.start is not None and self.resumed is None:
+            self.say("plan", take_over(self.model, self.config.start))
         self.feed = make_feed(self.config, self.source, self.model, self.engine)
 
     def say(self, kind: EventKind, text: str, values: dict[str, Any] | None = None) -> None:
