@@ -16,15 +16,15 @@ from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.io.atomic import write_json
 from marginals.train.config import TrainConfig
-from marginals.train.presets import fitting
 from marginals.train.engine import Engine
 from marginals.train.folder import finished_already
+from marginals.train.presets import fitting
 from marginals.train.progress import Listener
 from marginals.train.run import Run, resume, train
 from marginals.train.setup import make_feed, make_model
 from marginals.train.trial import run_trial
 
-__all__ = ["claim_folder", "clock", "train_one"]
+__all__ = ["claim_folder", "clock", "pace", "train_one"]
 
 _TRIAL = 15.0
 """Seconds of the trial, at most; a twentieth of the budget where that is less."""
@@ -75,16 +75,19 @@ def _paced(model: str, settings: Comparison, source: PictureSource) -> TrainConf
     values: dict[str, Any] = fitting(model, settings.minutes) | {"minutes": None, "images": 1}
     values |= {"model": model, "data": settings.data, "seed": settings.seed}
     values |= {"threads": settings.threads, "out": str(settings.folder / model)}
-    config = TrainConfig(**values)
+    return pace(TrainConfig(**values), settings.minutes, source)
+
+
+def pace(config: TrainConfig, minutes: float, source: PictureSource) -> TrainConfig:
+    """The same settings for as many images as `minutes` of :func:`clock` are good for."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with torch.random.fork_rng():
         engine = Engine(config.precision)
         net = engine.place(make_model(config, source, None))
         feed = make_feed(config, source, net, engine)
-        trial = run_trial(config, net, feed, engine, min(_TRIAL, 3.0 * settings.minutes))
+        trial = run_trial(config, net, feed, engine, min(_TRIAL, 3.0 * minutes))
     cpu = clock() == "processor"
     seconds = trial.cpu_seconds_per_image if cpu else trial.seconds_per_image
-    batches = int(60.0 * settings.minutes / seconds / config.batch)
-    images = max(batches, 1) * config.batch
-    return config.with_changes(images=images, sample_every=images)
+    images = max(int(60.0 * minutes / seconds / config.batch), 1) * config.batch
+    return config.with_changes(images=images, minutes=None, sample_every=images)
