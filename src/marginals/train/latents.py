@@ -15,6 +15,7 @@ from marginals.data.report import FolderReport
 from marginals.errors import MarginalsError
 from marginals.generative import Generative
 from marginals.io.checkpoint import load_model
+from marginals.io.shipped import find
 from marginals.latent import Latent
 from marginals.nn.codec import CodecDecoder, CodecEncoder, start_linear
 from marginals.pixels import to_float
@@ -28,11 +29,11 @@ _MEASURED = 2048  # pictures whose latents' statistics stand for all
 def load_codec(
     path: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
 ) -> LadderCodec:
-    """The codec in the run or model file of an autoencoder, or of a latent model. If that is no
-    longer there, the one in the model file of the `run` that was trained with it."""
+    """The codec of an autoencoder or of a latent model: a run, a model file, or the name of a model
+    that comes with marginals. If it is no longer there, the one in the model file of the `run` that was trained with it."""
     copy = Path(run) / "model.safetensors" if run is not None else None
     gone = not Path(path).exists() and copy is not None and copy.is_file()
-    model = load_model(copy if gone and copy is not None else path)
+    model = load_model(copy if gone and copy is not None else find(path))
     if isinstance(model, Autoencoder):
         return model.codec()
     if isinstance(model, Latent):

@@ -58,9 +58,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "minutes": 2.5, "batch": 64, "lr": 2e-3,
     },
     "emoji": {
-        "data": "emoji", "size": 64, "model": "flow", "network": "dit-latent",
-        "precision": "bf16", "images": 4_000_000, "batch": 128, "lr": 1e-3,
-        "ema_half_life": 50_000, "save_every": 20_000, "sample_every": 40_000,
+        "data": "emoji", "size": 64, "model": "flow", "codec": "emoji", "network": "dit-emoji",
+        "precision": "bf16", "images": 2_000_000, "batch": 64, "lr": 4e-3,
+        "save_every": 25_000, "sample_every": 100_000,
     },
 }  # fmt: skip
 
