@@ -30,7 +30,8 @@ def load_codec(
     path: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
 ) -> LadderCodec:
     """The codec of an autoencoder or of a latent model: a run, a model file, or the name of a model
-    that comes with marginals. If it is no longer there, the one in the model file of the `run` that was trained with it."""
+    that comes with marginals. If it is no longer there, the one in the model file of the `run`
+    that was trained with it."""
     copy = Path(run) / "model.safetensors" if run is not None else None
     gone = not Path(path).exists() and copy is not None and copy.is_file()
     model = load_model(copy if gone and copy is not None else find(path))

@@ -102,8 +102,9 @@ class _Session:
     ) -> None:
         self.engine = Engine(config.precision)
         self.listener = listener
-        codec = config.codec and str(Path(config.codec).expanduser().resolve())
-        self.config = config.with_changes(data=absolute(config.data), codec=codec)
+        models = {"codec": config.codec, "start": config.start}
+        places = {key: value and absolute(value) for key, value in models.items()}
+        self.config = config.with_changes(data=absolute(config.data), **places)
         self.resumed = Run(resumed) if resumed is not None else None
         if self.resumed:
             self.config = may_continue(self.resumed, self.config)
