@@ -45,6 +45,7 @@ COMMANDS = {
     "solvers": Entry("solvers:Solvers", "sampling methods: their coefficients and measured orders"),
     "fit": Entry("fit:Fit", "the best few steps for one model: fit a solver to it"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
+    "import": Entry("importing:Import", "published weights (DiT, SiT) as a model file"),
     "info": Entry(
         "info:Info", "what a picture, a model file or a run folder says about itself", torch=False
     ),

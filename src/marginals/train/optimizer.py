@@ -62,9 +62,10 @@ class MuonAdamW(Optimizer):
         lr: float,
         weight_decay: float = 0.0,
     ) -> None:
-        decay = {"weight_decay": weight_decay}
-        self._muon = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw", **decay)
-        self._adamw = AdamW(others, lr=lr, betas=_BETAS, fused=True, **decay)
+        self._muon = torch.optim.Muon(
+            matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = AdamW(others, lr=lr, betas=_BETAS, weight_decay=weight_decay, fused=True)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
         self._share()
 
