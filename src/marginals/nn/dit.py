@@ -70,13 +70,13 @@ class Block(nn.Module):
         self.attn = Attention(width, heads, qk_norm)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = SwiGlu(width, ratio) if swiglu else Mlp(width, ratio)
-        self.adaln = None if shared else _zeroed(nn.Linear(width, 6 * width))
+        self.adaln = nn.Identity() if shared else _zeroed(nn.Linear(width, 6 * width))
         self.table = nn.Parameter(torch.zeros(6 * width)) if shared else None
 
     def forward(self, x: Tensor, told: Tensor, mask: Tensor | None, turn: Tensor | None) -> Tensor:
         """told: silu of the conditioning vector (B, w), or with ``shared`` its six parts
         (B, 6w)."""
-        parts = told + self.table if self.adaln is None else self.adaln(told)
+        parts = self.adaln(told) if self.table is None else told + self.table
         shift1, scale1, gate1, shift2, scale2, gate2 = parts[:, None].chunk(6, -1)
         x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), shift1, scale1), mask, turn))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))

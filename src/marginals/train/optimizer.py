@@ -43,7 +43,7 @@ def make_optimizer(config: TrainConfig, model: Generative) -> Optimizer:
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:
     """The matrices inside the blocks of every network in the model that names them."""
-    networks = [m for m in model.modules() if hasattr(m, "matrices")]
+    networks: list[Any] = [m for m in model.modules() if hasattr(m, "matrices")]
     return [p for net in networks for p in net.matrices() if p.requires_grad]
 
 
