@@ -15,7 +15,8 @@ from marginals.cli import COMMANDS, main
 from marginals.commands.common import class_index, flag, to_json
 from marginals.commands.train import Train
 from marginals.errors import MarginalsError
-from marginals.train.config import PRESETS, TrainConfig
+from marginals.train.config import TrainConfig
+from marginals.train.presets import PRESETS
 
 pytestmark = pytest.mark.xdist_group("cli")  # one worker trains the model they share
 
