@@ -1,0 +1,143 @@
+"""Pictures of texts: seeds, silence, and the command that draws them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import marginals
+import marginals.text
+import marginals.text.draw
+from marginals.cli import main
+from marginals.errors import MarginalsError
+from marginals.generative import DataStats
+from marginals.io.checkpoint import save_model
+from marginals.io.finish import cut_out, enlarge, on_white
+from marginals.io.pictures import read_parameters
+from marginals.io.shipped import find
+from marginals.nn import DiT
+from marginals.text.base import TextEncoder
+from marginals.text.draw import TextToImage
+
+
+class Letters(TextEncoder):
+    """A state for every letter: 1 at its place in the alphabet."""
+
+    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
+
+    def tokens(self, texts):
+        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
+
+    def forward(self, ids, mask):
+        return torch.nn.functional.one_hot(ids, 27).float()
+
+
+def model() -> marginals.Model:
+    torch.manual_seed(0)
+    net = DiT(3, 8, patch=4, width=16, depth=1, heads=2, text_width=27)
+    for p in net.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.3)
+    return marginals.rectified_flow(net, data=DataStats((3, 8, 8), text="letters"))
+
+
+def test_pictures_of_a_text_do_not_depend_on_what_else_is_drawn():
+    draw = TextToImage(model(), Letters())
+    two = draw(["crab", "a"], 3, seed=5, steps=4)
+    assert two.shape == (6, 3, 8, 8) and two.abs().max() <= 1
+    assert torch.allclose(draw("a", 2, seed=6, steps=4), two[4:], atol=1e-5)
+    assert torch.allclose(draw("crab", 1, seed=7, steps=4, batch=1), two[2:3], atol=1e-5)
+    assert not torch.allclose(two[:3], two[3:], atol=1e-3)  # the text is heard
+
+
+def test_guidance_is_that_of_the_model_and_silence_has_none():
+    made, letters = model(), Letters()
+    draw = TextToImage(made, letters)
+    expected = made.sample(2, cond=letters(["crab"])[0], guidance=2.0, steps=4, seed=1).x
+    assert torch.equal(draw("crab", 2, guidance=2.0, steps=4, seed=1), expected.clamp(-1, 1))
+    plain = made.sample(2, steps=4, seed=1).x.clamp(-1, 1)
+    assert torch.allclose(draw("", 2, guidance=5.0, steps=4, seed=1), plain, atol=1e-6)
+
+
+def test_models_without_texts_and_nothing_to_draw_are_refused():
+    with pytest.raises(MarginalsError, match="not told texts"):
+        TextToImage(marginals.rectified_flow(DiT(3, 8, patch=4, width=16, depth=1, heads=2)))
+    with pytest.raises(MarginalsError, match="nothing to draw"):
+        TextToImage(model(), Letters())([])
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setattr(marginals.text.draw, "encoder", lambda name, device: Letters())
+    save_model(tmp_path / "m.safetensors", model())
+    return tmp_path / "m.safetensors"
+
+
+def test_the_command_writes_pictures_that_say_how_they_were_made(file, tmp_path, capsys):
+    out = tmp_path / "drawn"
+    words = ["generate", "a crab, flat style", "b", "--model", str(file), "-n", "2", "--steps", "3"]
+    words += ["--seed", "4", "--out", str(out)]
+    assert main(words) == 0
+    names = {"a-crab-flat-style-4", "a-crab-flat-style-5", "b-4", "b-5", "grid"}
+    assert {p.stem for p in out.glob("*.png")} == names
+    about = read_parameters(out / "b-5.png")
+    assert about["prompt"] == "b" and about["seed"] == 5 and about["steps"] == 3
+    expected = TextToImage(model(), Letters())("b", 2, seed=4, steps=3)[1]
+    stored = np.asarray(Image.open(out / "b-5.png")).transpose(2, 0, 1)
+    assert np.abs(stored / 127.5 - 1 - expected.numpy()).max() < 0.02
+    assert main(words) == 0 and len(list(out.glob("*.png"))) == 5  # the same again: nothing new
+    assert main([*words[:-4], "--guidance", "1", *words[-4:]]) == 0
+    assert len(list(out.glob("*.png"))) == 10  # made otherwise: beside the old ones
+
+
+def test_sizes_and_cut_outs_of_the_command(file, tmp_path):
+    out = tmp_path / "drawn"
+    words = ["generate", "b", "--model", str(file), "-n", "1", "--steps", "2", "--out", str(out)]
+    assert main([*words, "--size", "20", "--transparent"]) == 0
+    image = Image.open(out / "b-0.png")
+    assert image.size == (20, 20) and image.mode == "RGBA"
+
+
+def test_mistakes_are_sentences(file, tmp_path, capsys):
+    cases = [
+        (["generate"], "say what to draw"),
+        (["generate", "a", "--model", "nothere"], "nothere"),
+        (["generate", "a", "--model", str(file), "--out", str(file)], "is a file"),
+        (["generate", "a", "--model", str(file), "--solver", "oiler"], "euler"),
+    ]
+    for words, says in cases:
+        assert main(words) == 2 and says in capsys.readouterr().err
+    with pytest.raises(MarginalsError, match=r"no model\.safetensors"):
+        find(tmp_path)
+
+
+def disc(inside: tuple[int, int, int], hole: bool = False) -> Image.Image:
+    """A disc drawn on white at 8 times the size and made small: its edge is mixed with white."""
+    y, x = np.mgrid[:256, :256] - 127.5
+    r = np.hypot(x, y)
+    mask = (r < 90) & ~((r < 30) & hole)
+    pixels = np.where(mask[..., None], inside, 255).astype(np.uint8)
+    return Image.fromarray(pixels).resize((32, 32), Image.Resampling.BOX)
+
+
+def test_a_cut_out_laid_on_white_is_the_picture_and_its_ground_is_clear():
+    picture = disc((200, 30, 40), hole=True)
+    cut = cut_out(picture)
+    alpha = np.asarray(cut)[..., 3]
+    assert alpha[0].max() == 0 and alpha[16, 7] == 255
+    assert alpha[16, 16] == 255  # white inside the drawing stays
+    back = np.asarray(on_white(cut)).astype(int)
+    assert np.abs(back - np.asarray(picture).astype(int)).max() <= 2
+    black = Image.new("RGBA", cut.size, "black")
+    edge = np.asarray(Image.alpha_composite(black, cut).convert("RGB")).astype(int)
+    assert edge[..., 1].max() <= 255 and edge[0].max() == 0
+    ring = np.abs(np.hypot(*(np.mgrid[:32, :32] - 15.5)) - 11.2) < 1.5
+    assert edge[ring][:, 1].max() < 60  # no white seam around a red disc on black
+
+
+def test_enlarging_keeps_the_shape_and_transparency_goes_to_white():
+    assert enlarge(Image.new("RGB", (8, 4)), 16).size == (16, 8)
+    clear = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert np.asarray(on_white(clear)).min() == 255
+    with pytest.raises(MarginalsError, match="cannot be"):
+        enlarge(Image.new("RGB", (8, 4)), 0)
