@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(whole: Run, codec: Run, tmp_path: Path):
     with pytest.raises(MarginalsError, match="shape"):
         other = settings(**INNER, codec=str(codec.path), size=16, out=out)
         train(other, on_event=silent)
-    with pytest.raises(MarginalsError, match="no file"):
+    with pytest.raises(MarginalsError, match="no run folder"):
         train(settings(**INNER, codec=str(tmp_path / "none"), out=out), on_event=silent)
     plain = INNER | {"network": "mlp", "network_options": {"width": 16}, "images": 32}
     run = train(settings(**plain, out=out), on_event=silent)
