@@ -80,7 +80,10 @@ def test_a_tilde_is_the_home_folder(folder, monkeypatch) -> None:
 
 
 def test_names_list_what_load_knows() -> None:
-    assert list(names()) == ["fashion", "digits", "cifar10", "mnist", "fashion-mnist", "emoji"]
+    assert list(names()) == [
+        *("fashion", "digits", "shapes"),
+        *("cifar10", "mnist", "fashion-mnist", "emoji"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,10 @@ def test_names_list_what_load_knows() -> None:
     [
         ("fashin", r"Did you mean fashion\?"),
         ("cifar", r"Did you mean cifar10\?"),
-        ("no/such/folder", "Known names are fashion, digits, cifar10, mnist, fashion-mnist"),
+        (
+            "no/such/folder",
+            "Known names are fashion, digits, shapes, cifar10, mnist",
+        ),
     ],
 )
 def test_unknown_names(spec, says) -> None:

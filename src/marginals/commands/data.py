@@ -25,7 +25,8 @@ class List(Command):
             train, held_out = read()
             channels, height, width = train.shape
             size = f"{len(train)} + {len(held_out)} pictures, {channels}x{height}x{width}"
-            print(f"  {name:<14} {size}, {len(train.classes)} classes\n{'':17}{train.note}")
+            told = "captions" if hasattr(train, "captions") else f"{len(train.classes)} classes"
+            print(f"  {name:<14} {size}, {told}\n{'':17}{train.note}")
         print("can be fetched (marginals data fetch NAME):")
         for name, remote in REMOTES.items():
             here = fetched(name)

@@ -1,18 +1,20 @@
 """The data that ships inside the package: nothing to download, licences beside the files.
 
-Both files are `.npz` archives (see `archive`) compressed with xz; `tools/make_builtin_data.py`
-rebuilds them from the published originals.
+The files are `.npz` archives (see `archive`) compressed with xz; `tools/make_builtin_data.py`
+rebuilds them from the published originals. Captioned shapes are drawn when they are asked for.
 """
 
 from __future__ import annotations
 
 import io
 import lzma
+from collections.abc import Callable
 from importlib.resources import files
 
 from .archive import read_npz
 from .captioned import Captioned
 from .pictures import Pictures
+from .shapes import shapes
 
 DIGITS_HELD_OUT = 297
 
@@ -39,7 +41,12 @@ def digits() -> tuple[Pictures, Pictures]:
     return everything.split(DIGITS_HELD_OUT)
 
 
-BUILTIN = {"fashion": fashion, "digits": digits}
+Parts = tuple[Pictures, Pictures] | tuple[Captioned, Captioned]
+BUILTIN: dict[str, Callable[[], Parts]] = {
+    "fashion": fashion,
+    "digits": digits,
+    "shapes": shapes,
+}
 
 
 def _read(name: str) -> tuple[Pictures, Pictures | None]:
