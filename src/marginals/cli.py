@@ -43,6 +43,9 @@ COMMANDS = {
     ),
     "compare": Entry("compare:Compare", "several models at one budget, side by side"),
     "solvers": Entry("solvers:Solvers", "sampling methods: their coefficients and measured orders"),
+    "distill": Entry(
+        "distill:Distill", "a student that makes a model's pictures in a few evaluations"
+    ),
     "fit": Entry("fit:Fit", "the best few steps for one model: fit a solver to it"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
     "import": Entry("importing:Import", "published weights (DiT, SiT) as a model file"),

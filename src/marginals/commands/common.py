@@ -23,6 +23,9 @@ Run = Positional[
 ]
 """The flag type of a trained model."""
 
+OWN = "own"
+"""What a picture says of a walk that is part of its model, of a student of few steps."""
+
 FITTED = "fitted"
 """What `--solver` calls the tables that `marginals fit` made for a model."""
 
@@ -109,12 +112,15 @@ def walk_settings(
     from marginals.io.fitted import load_fitted, table_mark
     from marginals.latent import walked
 
-    if walked(model) is not None:
+    if (inside := walked(model)) is not None:
         if temperature is not None:
             raise MarginalsError(
                 "--temperature is for ladders of latents, like VAEs; to change the pictures of a "
                 "diffusion model use --guidance"
             )
+        if inside.walk is not None and (solver, steps, levels, tolerance) == (None,) * 4:
+            own = {"solver": OWN, "steps": len(inside.walk.lams), "guidance": guidance}
+            return own | {"table": table_mark(inside.walk)}
         fixed = {"--solver": solver, "--steps": steps, "--levels": levels}
         if tolerance is not None:
             if wrong := [name for name, value in fixed.items() if value is not None]:
@@ -161,6 +167,8 @@ def _walk_objects(walk: dict[str, Any], path: Path) -> dict[str, Any]:
     from marginals.io import registry
     from marginals.io.fitted import load_fitted
 
+    if walk["solver"] == OWN:
+        return {"guidance": walk["guidance"]}  # the model knows its own levels
     if walk["solver"] == FITTED:
         table = load_fitted(path, walk["steps"], walk["guidance"])
         rest = {key: value for key, value in walk.items() if key != "table"}

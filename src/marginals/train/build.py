@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from marginals.codec import Autoencoder
+from marginals.coupling import MinibatchOT
 from marginals.data.captioned import captions_of
 from marginals.data.order import permutation
 from marginals.data.pictures import PictureSource
@@ -15,7 +16,7 @@ from marginals.errors import MarginalsError
 from marginals.generative import DataStats, Generative
 from marginals.io.registry import decoder, factory, ladder, latents
 from marginals.ladder import Ladder
-from marginals.latent import Latent
+from marginals.latent import Latent, walked
 from marginals.metrics.perceptual import FeatureLoss
 from marginals.nn import DIT_PRESETS, LATENT_PRESETS, MLP, PRESETS, DiT, ImageCodec, UNet
 from marginals.pixels import to_float
@@ -23,6 +24,7 @@ from marginals.rung import KlObjective
 from marginals.train.config import TrainConfig
 from marginals.train.latents import load_codec
 from marginals.train.presets import LADDERS
+from marginals.train.students import learn_from
 
 __all__ = ["build_model", "data_stats", "look_at"]
 
@@ -56,9 +58,18 @@ def build_model(config: TrainConfig, stats: DataStats) -> Generative:
         torch.manual_seed(config.seed)
         if config.model in LADDERS:
             return _ladder(config, stats)
-        if config.codec is not None:
-            return _latent(config, stats)
-        return factory(config.model)(_network(config, stats), data=stats)
+        if config.teacher is not None:
+            return learn_from(config, stats)
+        model = _diffusion(config, stats)
+        if config.coupling == "ot" and (inside := walked(model)) is not None:
+            inside.coupling = MinibatchOT()
+        return model
+
+
+def _diffusion(config: TrainConfig, stats: DataStats) -> Generative:
+    if config.codec is not None:
+        return _latent(config, stats)
+    return factory(config.model)(_network(config, stats), data=stats)
 
 
 def _ladder(config: TrainConfig, stats: DataStats) -> Ladder:

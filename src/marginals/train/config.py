@@ -58,7 +58,9 @@ SAMPLE_STEPS = 20
 """Solver steps of the sample strip where nothing else is asked for."""
 
 _FOR_LADDERS = ("decoder", "beta", "free_bits", "kl_warmup")
-_FOR_DIFFUSION = ("sample_steps", "compile", "codec")
+_FOR_DIFFUSION = ("sample_steps", "compile", "codec", "coupling", "teacher")
+_WITH_TEACHER = ("student_steps", "teacher_evaluations", "teacher_guidance")
+_FLOWS = ("flow", "v", "edm")
 
 
 class TrainConfig(BaseModel):
@@ -95,6 +97,21 @@ class TrainConfig(BaseModel):
     feature_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """autoencoder: weight of a distance between features of EfficientNet-Lite0 (needs the extra
     'metrics'); by default none is charged."""
+
+    coupling: Literal["ot"] | None = None
+    """flow, v, edm: ot deals the noise of a batch out to the pictures of a class so that paths
+    cross less; the model is then a flow without a score."""
+    teacher: str | None = None
+    """Diffusion models: learn the paths of this trained model (a run folder or a model file), whose
+    kind and network are taken over."""
+    student_steps: int | None = Field(default=None, ge=1, le=64)
+    """With a teacher: evaluations per picture; by default the student is an ordinary, straighter
+    flow (reflow)."""
+    teacher_evaluations: int | None = Field(default=None, ge=1, le=1000)
+    """With a teacher: its evaluations for each step of the student; by default 4, reflow 20."""
+    teacher_guidance: float | None = Field(default=None, ge=0, le=100)
+    """With a teacher: its guidance, which the student learns and then needs no more; by default 1,
+    which is none."""
 
     decoder: DecoderName | None = None
     """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics (of
@@ -195,6 +212,13 @@ class TrainConfig(BaseModel):
                 raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
         if self.feature_loss is not None and self.model != "autoencoder":
             raise ValueError(f"feature_loss is for autoencoder and means nothing to {self.model}")
+        for name in () if self.teacher else _WITH_TEACHER:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for students: name their teacher, or leave it out")
+        if self.teacher and (self.coupling or self.codec):
+            raise ValueError("a student learns its teacher's pairs: leave coupling and codec out")
+        if self.coupling and self.model not in _FLOWS:
+            raise ValueError(f"a coupling is for {', '.join(_FLOWS)}, not for {self.model}")
         if self.codec is not None and self.flips:
             raise ValueError("latents cannot be mirrored: leave flips out, or train without codec")
         return self

@@ -102,7 +102,7 @@ class _Session:
     ) -> None:
         self.engine = Engine(config.precision)
         self.listener = listener
-        models = {"codec": config.codec, "start": config.start}
+        models = {"codec": config.codec, "start": config.start, "teacher": config.teacher}
         places = {key: value and absolute(value) for key, value in models.items()}
         self.config = config.with_changes(data=absolute(config.data), **places)
         self.resumed = Run(resumed) if resumed is not None else None

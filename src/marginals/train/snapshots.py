@@ -44,7 +44,8 @@ class Snapshots:
             self._write(x.cpu(), images_seen, label, {"images_seen": images_seen, "weights": label})
             self.stack()
             return
-        walk: dict[str, Any] = {"steps": self.steps} if walked(model) else {}
+        inside = walked(model)
+        walk: dict[str, Any] = {} if inside is None or inside.walk else {"steps": self.steps}
         x = model.sample(self.count, seed=self.seed, cond=self.cond, **walk).x
         about = {"images_seen": images_seen, "weights": label, "seed": self.seed, **walk}
         about |= {"solver": "auto"} if walk else {}
