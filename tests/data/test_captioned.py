@@ -1,8 +1,11 @@
 """Captioned pictures: the protocol, archives without pickle, and the held-out pairs."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from marginals.data import Captioned, PictureSource, load
 from marginals.data.archive import load_npz, save_npz
@@ -112,3 +115,66 @@ def test_held_out_pairs_do_not_depend_on_order_nor_split_a_pair() -> None:
     twice = held_out_pairs(concepts * 2, styles * 2, 0.1)
     assert twice[: len(held)] == twice[len(held) :]
     assert sum(held_out_pairs(concepts, styles, 0.99)) < len(held) / 2  # never more than is honest
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A person's folder of eight pictures with a text beside each."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i in range(8):
+        Image.new("RGB", (16, 16), (30 * i, 0, 0)).save(folder / f"p{i}.png")
+        (folder / f"p{i}.txt").write_text(f"  number {i}\n\na  red of {i}\n", encoding="utf-8")
+    return folder
+
+
+def test_a_folder_with_texts_beside_its_pictures(own, tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        for path in own.iterdir():
+            archive.write(path, path.name)
+    for place in (own, tmp_path / "own.zip"):
+        train, held = load(place, held_out=2, size=8)
+        assert isinstance(train, Captioned) and isinstance(held, Captioned)
+        assert (len(train), len(held)) == (6, 2) and train.report is not None
+        for part in (train, held):
+            for picture, texts in zip(part.images, part.captions, strict=True):
+                i = round(int(picture[0, 0, 0]) / 30)
+                assert texts == (f"number {i}", f"a red of {i}")
+
+
+def test_a_text_that_belongs_to_no_picture_changes_nothing(own) -> None:
+    for path in own.glob("*.txt"):
+        path.unlink()
+    (own / "readme.txt").write_text("about these pictures")
+    assert not isinstance(load(own)[0], Captioned)
+
+
+def test_captions_that_are_missing_or_empty_are_counted(own) -> None:
+    (own / "p1.txt").write_text(" \n")
+    (own / "p4.txt").write_text("")
+    with pytest.raises(MarginalsError, match=r"2 of the captions .* first: p1.txt"):
+        load(own)
+    for i in (3, 5, 6):
+        (own / f"p{i}.txt").unlink()
+    with pytest.raises(MarginalsError, match=r"3 of the 8 pictures .* first: p3.txt"):
+        load(own)
+
+
+def test_captions_that_cannot_be_read_are_said(own) -> None:
+    (own / "p0.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(MarginalsError, match=r"p0.txt is not UTF-8"):
+        load(own)
+    (own / "p0.txt").write_text("a" * 100_000)
+    with pytest.raises(MarginalsError, match=r"p0.txt is too long"):
+        load(own)
+    (own / "p0.txt").write_text("short")
+    with pytest.raises(MarginalsError, match="smaller --size"):
+        load(own, budget=0)
+
+
+def test_class_folders_stay_classes(own) -> None:
+    for i in range(8):
+        (own / "ab"[i % 2]).mkdir(exist_ok=True)
+        for kind in ("png", "txt"):
+            (own / f"p{i}.{kind}").rename(own / "ab"[i % 2] / f"p{i}.{kind}")
+    assert load(own)[0].classes == ("a", "b")

@@ -20,6 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import MarginalsError
+from .captioned import Captioned
+from .captions import folder_captions
 from .decode import Header, Mode, Unreadable, attempt, is_gray, quiet, read_header
 from .pictures import Pictures, PictureSource, check_size
 from .remember import note, note_path, recall
@@ -76,7 +78,15 @@ def load_folder(
     labels, classes = _labels(listing, good)
     about: dict[str, Any] = {"classes": classes, "name": listing.store.path.name, "report": report}
     source: PictureSource
-    if images is None:
+    captions = None if classes else folder_captions(listing.store, _names(listing, good))
+    if captions is not None:
+        if images is None:
+            raise MarginalsError(
+                f"{listing.store.path} has captions, and such pictures are kept in memory, where "
+                "these have no room; choose a smaller --size."
+            )
+        source = Captioned(images, captions, name=about["name"], report=report)
+    elif images is None:
         source = StreamingFolder(reader, tuple(_names(listing, good)), labels, **about)
     else:
         source = Pictures(images, labels, **about)
