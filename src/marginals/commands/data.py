@@ -68,9 +68,9 @@ class Fetch(Command):
 class Build(Command):
     """Make a data set of captioned pictures, for text to image.
 
-    emoji: about 9900 pictures of 1900 things, in up to seven drawing styles (flat, 3d, glossy,
+    emoji: 9883 pictures of 1900 things, in up to seven drawing styles (flat, 3d, glossy,
     vivid, blob, pastel, clipart), each with several captions. Drawings and names come from npm
-    (25 MB, compared with known checksums; nothing is installed) and are rendered here, which needs
+    (30 MB, compared with known checksums; nothing is installed) and are rendered here, which needs
     pip install 'marginals[emoji]'. The checksum is the same wherever the set is built.
 
     Examples:
