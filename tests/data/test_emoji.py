@@ -176,6 +176,7 @@ def packed(files: dict[str, bytes]) -> bytes:
 def test_build_and_load(registry, tmp_path, capsys) -> None:
     with pytest.raises(MarginalsError, match="`marginals data build emoji`"):
         load("emoji")
+    assert main(["data", "list"]) == 0 and "30 MB to download" in capsys.readouterr().out
     assert main(["data", "build", "emoji"]) == 0
     said = capsys.readouterr().out
     train, held = load("emoji")
@@ -187,6 +188,7 @@ def test_build_and_load(registry, tmp_path, capsys) -> None:
     assert train.concepts.count(held.concepts[0]) == 2  # in both other styles
     assert all(s.by in train.note for s in STYLES)
     assert len(registry) == 4  # names and three sets, once
+    assert main(["data", "list"]) == 0 and "emoji-64.npz" in capsys.readouterr().out
 
 
 def test_every_size_holds_the_same_pictures(registry, tmp_path) -> None:

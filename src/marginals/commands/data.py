@@ -15,6 +15,7 @@ class List(Command):
     """The data sets that are built in, and those that can be fetched."""
 
     def run(self) -> int:
+        from marginals.data import emoji
         from marginals.data.builtin import BUILTIN
         from marginals.data.fetch import REMOTES, fetched
         from marginals.text.fetch import SIZE
@@ -35,6 +36,10 @@ class List(Command):
         here = folder() if available() else None
         state = f"here: {here}" if here else f"{SIZE / 1e6:.0f} MB to download"
         print(f"  {'minilm':<14} the text encoder all-MiniLM-L6-v2, {state}")
+        here = emoji.built(None)
+        state = f"built: {here}" if here else "30 MB to download, then a minute or two"
+        print("can be built (marginals data build NAME):")
+        print(f"  {'emoji':<14} captioned pictures in seven drawing styles, {state}")
         return 0
 
 
