@@ -1,6 +1,7 @@
 """Who comes nearest to the truth with how many evaluations.
 
-Every entrant is measured on a few samples, and the best of each side on all of them. Distances of
+Every entrant is measured on a few samples, and the best of each side on all of them: those with the
+least RMSE there, and the few with the least mean error if they are others. Distances of
 single samples are kept in a file, so that a run that was stopped goes on where it was, and a
 changed solver, grid, problem or package is measured anew.
 """
@@ -19,7 +20,7 @@ from .figures import Error, measure, ratio
 from .peers import Denoise
 from .problems import Counter, Problem
 
-FINALISTS, KEEP_EVERY, LONG = 16, 200, 20
+FINALISTS, BY_MEAN, KEEP_EVERY, LONG = 16, 4, 200, 20
 """From ``LONG`` evaluations on, fewer samples screen: errors are more alike there."""
 
 
@@ -86,7 +87,7 @@ class Store:
 def hold(store: Store, entrants: Iterable[Entrant], *, finalists: int = FINALISTS) -> list[Place]:
     """The finalists of every side, best first: all samples measured."""
     count, few = len(store.problem.start), store.problem.screen
-    first: dict[str, list[tuple[float, int, Entrant]]] = {}
+    first: dict[str, list[tuple[float, float, int, Entrant]]] = {}
     for entrant in entrants:
         screen = min(max(few // 4, 24) if entrant.budget >= LONG else few, count)
         square, calls = store.square(entrant, 0, screen if entrant.screened else count)
@@ -94,12 +95,15 @@ def hold(store: Store, entrants: Iterable[Entrant], *, finalists: int = FINALIST
             continue  # an adaptive one asks as often as it likes
         if calls > entrant.budget:
             raise AssertionError(f"{entrant} asked {calls} times with a budget of {entrant.budget}")
-        value = square[:screen].mean().nan_to_num(nan=torch.inf).item()
-        first.setdefault(entrant.side, []).append((value, screen, entrant))
+        seen = square[:screen].nan_to_num(nan=torch.inf)
+        figures = seen.mean().item(), seen.sqrt().mean().item()
+        first.setdefault(entrant.side, []).append((*figures, screen, entrant))
     places = []
-    for ranked in first.values():
-        for _, screen, entrant in sorted(ranked, key=lambda found: found[0])[:finalists]:
-            places.append(_place(store, entrant, screen, count))
+    for every in first.values():
+        chosen = sorted(every, key=lambda found: found[0])[:finalists]
+        by_mean = sorted(every, key=lambda found: found[1])[:BY_MEAN]
+        chosen += [found for found in by_mean if found not in chosen]
+        places += [_place(store, entrant, screen, count) for *_, screen, entrant in chosen]
     store.save()
     return sorted(places, key=lambda place: place.error.rmse)
 
@@ -114,10 +118,12 @@ def _place(store: Store, entrant: Entrant, screen: int, count: int) -> Place:
     return Place(entrant, measure(square, calls), square)
 
 
-def best(places: list[Place], side: str) -> Place | None:
-    """The nearest of one side; our default is one of ours."""
+def best(places: list[Place], side: str, by: str = "rmse") -> Place | None:
+    """The finalist of one side with the least ``by``, a figure of :class:`.figures.Error`; our
+    default is one of ours."""
     sides = ("ours", "default") if side == "ours" else (side,)
-    return next((place for place in places if place.entrant.side in sides), None)
+    found = [place for place in places if place.entrant.side in sides]
+    return min(found, key=lambda place: getattr(place.error, by), default=None)
 
 
 def against(place: Place | None, other: Place | None) -> tuple[float, float] | None:

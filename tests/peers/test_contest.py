@@ -71,6 +71,22 @@ def test_a_contest_counts_ranks_and_remembers(problem, tmp_path) -> None:
     assert against(ours[-1], ours[0])[0] == pytest.approx(ours[-1].error.rmse / ours[0].error.rmse)
 
 
+def test_the_least_mean_takes_part_and_may_be_another(problem, tmp_path) -> None:
+    """One sample far off is most of a root mean square and little of a mean."""
+
+    def off(*sizes: float) -> Entrant:
+        far = torch.tensor(sizes).double()[:, None]
+        name = str(sizes)
+        return Entrant("peer", name, "", 6, name, lambda denoise, x: problem.truth[: len(x)] + far)
+
+    even, spike = off(*[2.0] * 6), off(*[0.1] * 5, 6.0)
+    store = Store(tmp_path / "errors.pt", problem)
+    places = hold(store, [even, spike], finalists=1)
+    assert len(places) == 2
+    assert best(places, "peer").entrant is even and best(places, "peer", "mean").entrant is spike
+    assert best(places, "peer", "mean").error.mean == pytest.approx(6.5 / 6.0)
+
+
 def test_whoever_asks_too_often_is_refused(problem, tmp_path) -> None:
     def greedy(denoise, x):
         for _ in range(7):
