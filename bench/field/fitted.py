@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from marginals.denoiser import Denoiser, Estimate
-from marginals.fitting import AllNumbers, first_table, fit
+from marginals.fitting import AllNumbers, fit, nearest_start
 from marginals.io.atomic import write_json
 from marginals.io.header import decode, encode
 from marginals.noise import item_noise, stream_seed
@@ -27,7 +27,9 @@ MOST = 15
 """Fits are made for so many evaluations at most; with more the default is exact enough."""
 CLASSES = 10
 SECONDS = 120.0
-"""Of each fit, at most."""
+"""Of each fit, at most; twice that where a table has more numbers, from ``LONG`` evaluations on,
+which also take twice the paths of a formula, or the few that end elsewhere are learned by heart."""
+LONG = 10
 FIRST, LAST = -2.0 * math.log(START), -2.0 * math.log(STOP)
 
 
@@ -66,19 +68,17 @@ def fitted(problem: Problem, nfe: int, work: Path) -> FittedTable | None:
     if nfe > MOST:
         return None
     # a network is slower to ask than a formula, and its paths differ less
-    count = 256 if problem.name.startswith("network") else 1024
-    file = work / "fitted" / f"{problem.mark}-{nfe}-{count}-{SECONDS:g}.json"
+    slow, long = problem.name.startswith("network"), nfe >= LONG
+    count = 256 if slow else 2048 if long else 1024
+    seconds = SECONDS if slow or not long else 2.0 * SECONDS
+    file = work / "fitted" / f"{problem.mark}-{nfe}-{count}-{seconds:g}.json"
     if file.exists():
         return decode(json.loads(file.read_text()))
     asked, _, _ = denoiser(problem)
     with torch.enable_grad():
-        table = fit(
-            asked,
-            paths(problem, range(count)),
-            AllNumbers(first_table(FIRST, LAST, nfe)),
-            seconds=SECONDS,
-            batch=256,
-        )
+        known = paths(problem, range(count))
+        _, start = nearest_start(asked, known, FIRST, LAST, nfe, 256)
+        table = fit(asked, known, AllNumbers(start), seconds=seconds, batch=256)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, encode(table))
     return table

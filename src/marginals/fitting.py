@@ -14,7 +14,8 @@ stages, in proportion to the error there was at first.
 The optimiser is L-BFGS on the exact gradient through the whole walk. Weights of neighbouring
 estimates nearly cancel, so the problem is badly conditioned; every stage therefore starts by
 measuring how the ends of a few paths answer to every number (one walk each), and changes to
-variables in which the Gauss–Newton matrix of the loss is the identity.
+variables in which the Gauss–Newton matrix of the loss is the identity. It finds the valley it
+starts in, so let it start from the nearest of a few tables from books (:func:`nearest_start`).
 """
 
 import itertools
@@ -28,9 +29,10 @@ from torch import Tensor
 
 from .denoiser import Denoiser, Rescaled
 from .errors import MarginalsError
-from .paths import Paths, square_error
+from .paths import Paths, errors, square_error
 from .scaling import VE, units
-from .solvers import FittedTable, Solver, auto, grid, straight
+from .solvers import FittedTable, Solver, abm, adams, auto, grid, straight, unipc
+from .solvers.grids import GRIDS
 
 Report = Callable[[float, float], None]
 """Called with (share of the time or the rounds used, loss)."""
@@ -138,8 +140,36 @@ def walk(denoiser: Denoiser, numbers: Numbers, paths: Paths) -> Tensor:
 def first_table(
     lam: float, lam_max: float, steps: int, solver: Solver | None = None
 ) -> FittedTable:
-    """Where fitting starts: the default solver (or another) on the default grid."""
+    """A table to start from: the default solver (or another) on the default grid."""
     return FittedTable.of(solver or auto(), grid(straight(lam, lam_max), steps))
+
+
+_STARTS: dict[str, tuple[Solver, str]] = {
+    "auto": (auto(), "auto"),
+    "abm, cosine": (abm(), "cosine"),
+    "abm of order 2, cosine": (abm(2, "flow", "angle"), "cosine"),
+    "corrected adams, cosine": (adams(2, "x0", "t", corrector=True), "cosine"),
+    "abm, flow": (abm(), "flow"),
+    "unipc, exponential": (unipc(), "exponential"),
+    "unipc, karras": (unipc(), "karras"),
+}
+"""Solvers on grids that were nearest to the truth on one problem or another
+(docs/results/solvers.md): which it is depends on the denoiser."""
+
+
+def nearest_start(
+    denoiser: Denoiser, paths: Paths, lam: float, lam_max: float, steps: int, batch: int = 128
+) -> tuple[str, FittedTable]:
+    """Where to start fitting to these paths: of the tables in ``_STARTS``, the one whose ends are
+    nearest by the mean of the paths' errors, and what it is. Costs one walk of ``steps``
+    evaluations of every path for each of them."""
+    found: list[tuple[float, str, FittedTable]] = []
+    for name, (solver, levels) in _STARTS.items():
+        table = FittedTable.of(solver, grid(GRIDS[levels]()(lam, lam_max), steps))
+        error = errors(denoiser, paths, table.solver, table.levels, batch).mean
+        found.append((error if math.isfinite(error) else math.inf, name, table))
+    _, name, table = min(found, key=lambda each: each[0])
+    return name, table
 
 
 def fit(

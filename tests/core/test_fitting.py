@@ -9,7 +9,7 @@ import torch
 from marginals import fitting
 from marginals.denoiser import Estimate, Rescaled
 from marginals.errors import MarginalsError
-from marginals.fitting import AllNumbers, LevelsOnly, first_table, fit
+from marginals.fitting import AllNumbers, LevelsOnly, first_table, fit, nearest_start
 from marginals.oracle import Gaussian, Mixture
 from marginals.paths import Errors, Paths, errors, follow, square_error
 from marginals.sampling import sample
@@ -25,6 +25,7 @@ from marginals.solvers import (
     straight,
     unipc,
 )
+from marginals.solvers.grids import GRIDS
 
 LOW, HIGH = -8.0, 8.0
 GENERATOR = torch.Generator().manual_seed(3)
@@ -200,6 +201,37 @@ def test_whitened_variables_see_a_sphere():
     damped = hessian + fitting._DAMPING * torch.diag(size**2)
     sphere = stage.basis.T @ damped @ stage.basis
     assert torch.allclose(sphere, torch.eye(len(vector), dtype=torch.float64), atol=2e-2)
+
+
+# --- where it starts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fitting._STARTS)
+def test_the_nearest_start_is_the_one_whose_ends_are_nearest(name):
+    """Paths that end, but for a little, where one of the tables ends: it is that table."""
+    solver, levels = fitting._STARTS[name]
+    lams = grid(GRIDS[levels]()(LOW, HIGH), 5)
+    start = noise(12, 4)
+    end = sample(MIXTURE, start, lams, solver).x + 1e-6
+    found, table = nearest_start(MIXTURE, Paths(start, end), LOW, HIGH, 5, batch=5)
+    assert found == name and table == FittedTable.of(solver, lams)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+def test_every_start_is_a_table_of_as_many_evaluations(steps):
+    for solver, levels in fitting._STARTS.values():
+        table = FittedTable.of(solver, grid(GRIDS[levels]()(LOW, HIGH), steps))
+        assert len(table.lams) == steps and table.lams[0] == pytest.approx(LOW)
+
+
+def test_a_few_that_end_elsewhere_do_not_choose_the_start():
+    """By the root mean square the other one would be nearer: one path of twelve is far off."""
+    (solver, levels), (other, more) = (fitting._STARTS[n] for n in ("unipc, karras", "abm, flow"))
+    start = noise(12, 4)
+    end = sample(MIXTURE, start, grid(GRIDS[levels]()(LOW, HIGH), 5), solver).x
+    far = sample(MIXTURE, start, grid(GRIDS[more]()(LOW, HIGH), 5), other).x
+    end[0] = far[0] + 10.0 * (far[0] - end[0])
+    assert nearest_start(MIXTURE, Paths(start, end), LOW, HIGH, 5)[0] == "unipc, karras"
 
 
 # --- families --------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ class Fit(Command):
     """The guidance it will be used with; a table holds for the one it was fitted to."""
     levels_only: FlagCreatePairsOff[bool] = False
     """Learn where the steps go, and keep the weights that --solver has there."""
-    solver: Annotated[str, arg(metavar="NAME")] = "auto"
-    """Where fitting starts: a deterministic solver with one evaluation a step."""
+    solver: Annotated[str | None, arg(metavar="NAME")] = None
+    """Where fitting starts: a deterministic solver with one evaluation a step. Not given: the
+    nearest of seven to these paths, or auto with --levels-only."""
     paths: Annotated[int, Field(ge=16, le=100_000)] = 256
     """Paths to fit to; half as many more are followed to measure with (at most 256)."""
     path_steps: Annotated[int, Field(ge=20, le=10_000)] = 100
@@ -70,8 +71,11 @@ class Fit(Command):
         first = self._first_table(model)
         fitted_on = self._follow(model, _TRAINING + (self.seed << 20), self.paths, "paths")
         held_out = self._follow(model, _HELD_OUT, min(256, max(16, self.paths // 2)), "held out")
+        name = self.solver or "auto"
+        if self.solver is None and not self.levels_only:
+            name, first = self._nearest(model, fitted_on)
         table: FittedTable = self._fit(model, first, fitted_on)
-        found = self._measure(model, table, first, held_out)
+        found = self._measure(model, table, (name, first), held_out)
         print("\n".join(_lines(found, self.nfe, len(held_out))))
         ours, default = found["fitted"], found["auto"]
         if ours.mean >= default.mean:
@@ -84,7 +88,7 @@ class Fit(Command):
         made |= {
             limit: getattr(self, limit),
             "levels_only": self.levels_only,
-            "started_from": self.solver,
+            "started_from": name,
         }
         about = made | {"errors": {name: _numbers(e) for name, e in found.items()}}
         where = save_fitted(path, table, self.guidance, about)
@@ -98,13 +102,19 @@ class Fit(Command):
         from marginals.fitting import first_table
         from marginals.io.registry import solver
 
-        table = first_table(model.lam_min, model.lam_max, self.nfe, solver(self.solver))
+        table = first_table(model.lam_min, model.lam_max, self.nfe, solver(self.solver or "auto"))
         if len(table.lams) != self.nfe:
             raise MarginalsError(
                 f"{self.solver} asks the network {len(table.lams)} times in {self.nfe} steps: "
                 "start from a solver with one evaluation a step, such as auto or dpmpp_2m"
             )
         return table
+
+    def _nearest(self, model: "Model", paths: "Paths") -> "tuple[str, FittedTable]":
+        from marginals.fitting import nearest_start
+
+        denoiser, ends = model.guided(self.guidance), (model.lam_min, model.lam_max)
+        return nearest_start(denoiser, paths, *ends, self.nfe, self.batch)
 
     def _follow(self, model: "Model", seed: int, count: int, what: str) -> "Paths":
         """Paths of the model, the classes in turn, under a progress bar."""
@@ -136,7 +146,7 @@ class Fit(Command):
 
         family: Family = AllNumbers(first)
         if self.levels_only:
-            family = LevelsOnly(solver(self.solver), first.levels)
+            family = LevelsOnly(solver(self.solver or "auto"), first.levels)
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(total=1.0, desc="fitting", bar_format=form, file=sys.stderr) as bar:
 
@@ -155,17 +165,21 @@ class Fit(Command):
             )
 
     def _measure(
-        self, model: "Model", table: "FittedTable", first: "FittedTable", held_out: "Paths"
+        self,
+        model: "Model",
+        table: "FittedTable",
+        first: "tuple[str, FittedTable]",
+        held_out: "Paths",
     ) -> dict[str, "Errors"]:
-        """The fitted table beside the default with as many and twice as many evaluations, and how
-        far the paths themselves are from those followed with half the steps."""
+        """The fitted table beside where it started, the default with as many and twice as many
+        evaluations, and how far the paths are from those followed with half the steps."""
         from marginals.paths import errors
         from marginals.solvers import auto, grid, straight
 
         ends = model.lam_min, model.lam_max
         walks: dict[str, tuple[Solver, Sequence[float]]] = {"fitted": (table.solver, table.levels)}
-        if self.solver != "auto":
-            walks[self.solver] = first.solver, first.levels
+        if first[0] != "auto":
+            walks[first[0]] = first[1].solver, first[1].levels
         steps = {"auto": self.nfe, f"auto, {2 * self.nfe}": 2 * self.nfe}
         for name, count in (steps | {"the paths": self.path_steps // 2}).items():
             walks[name] = auto(), grid(straight(*ends), count)
@@ -188,14 +202,15 @@ def _numbers(found: "Errors") -> dict[str, float]:
 
 def _lines(found: dict[str, "Errors"], nfe: int, count: int) -> list[str]:
     """The errors as a table for people."""
+    wide = max(22, *(len(name) + 2 for name in found))
     lines = [
         f"{nfe} evaluations; distance from where {count} paths end that were not fitted to",
         "(root mean square over a picture's values, which go from -1 to 1)",
-        f"  {'':<22}{'mean':>9}{'median':>9}{'90 % below':>12}{'all values':>12}",
+        f"  {'':<{wide}}{'mean':>9}{'median':>9}{'90 % below':>12}{'all values':>12}",
     ]
     for name, error in found.items():
         numbers = f"{error.mean:>9.4f}{error.median:>9.4f}{error.p90:>12.4f}{error.rmse:>12.4f}"
-        lines.append(f"  {_NAMES.get(name, name):<22}{numbers}")
+        lines.append(f"  {_NAMES.get(name, name):<{wide}}{numbers}")
     return lines
 
 
