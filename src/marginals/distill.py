@@ -37,6 +37,9 @@ from .sampling import sample
 from .scaling import VP, Level
 from .solvers import FittedTable, auto, ddim, grid, straight
 
+_WHOLE_PATH = 16
+"""Evaluations of a teacher along its whole path, where nothing else is asked for."""
+
 _MOST_GAIN = 4.0
 """How much a student's first step may magnify an error of its network (v, velocity: 1; ε: 90)."""
 
@@ -126,14 +129,16 @@ def student(
     teacher: Model,
     steps: int,
     *,
-    evaluations: int = 4,
+    evaluations: int | None = None,
     guidance: float = 1.0,
     levels: Grid | Sequence[float] = straight,
 ) -> Model:
     """A copy of the teacher, to be trained to make its pictures in ``steps`` evaluations.
 
     Its loss is plain MSE of what its network predicts, at the levels where the steps of its walk
-    begin, on the teacher's paths (:class:`TeacherPaths`, ``evaluations`` per step of the student).
+    begin, on the teacher's paths (:class:`TeacherPaths`). ``evaluations``: of the teacher for each
+    step of the student, by default 16 for the whole path; the student cannot be nearer to the
+    teacher's flow than a walk of so many.
     ``levels``: a grid, or the levels themselves, the last of them ∞. The walk is part of its file:
     ``sample`` takes it. Raises MarginalsError where the network predicts ε: at the noisy end that
     says nothing of the picture, and a walk of few steps has nothing else to go by.
@@ -143,7 +148,8 @@ def student(
     walk = FittedTable.of(ddim(), lams)
     at = WalkLevels(walk.lams)
     objective = Objective(Mse(teacher.net.prediction, at), at)
-    paths = TeacherPaths(walk.levels, evaluations, guidance).of(teacher)
+    each = max(2, -(-_WHOLE_PATH // len(walk.lams))) if evaluations is None else evaluations
+    paths = TeacherPaths(walk.levels, each, guidance).of(teacher)
     return _copy(teacher, objective, paths, walk)
 
 

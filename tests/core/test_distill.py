@@ -82,8 +82,9 @@ def test_the_pairs_are_the_teachers_paths(lams):
     paths = TeacherPaths(lams, 60).of(teacher_of(oracle))
     x0, eps = oracle.sample(40), randn(40, 2, seed=1)
     lam = torch.linspace(LOW, 9.0, 40, dtype=torch.float64)
+    lam[: len(lams) - 1] = torch.tensor(lams[:-1])  # a level belongs to the segment it begins
     picture, noise = paths(x0, eps, lam)
-    for i in range(0, 40, 3):
+    for i in [*range(len(lams) - 1), *range(5, 40, 5)]:
         k = max(k for k in range(len(lams) - 1) if lams[k] <= lam[i])
         start, end = VP(lams[k]), VP(lams[k + 1])
         x = start.alpha * x0[i : i + 1] + start.sigma * eps[i : i + 1]
@@ -125,6 +126,7 @@ def test_a_perfect_student_is_where_the_teacher_is_after_each_of_its_steps():
         got = sample(Perfect(), start, pupil.walk.levels, ddim()).x
         assert (got - oracle.flow(start, LOW, math.inf)).abs().max() < 1e-9
         assert pupil.walk.levels[-1] == math.inf and len(pupil.walk.lams) == steps
+        assert student(teacher, steps).coupling.evaluations == 16 // steps
 
 
 class Free(nn.Module):

@@ -28,7 +28,8 @@ class Distill(Command):
     reflow: FlagCreatePairsOff[bool] = False
     """Instead: an ordinary, straighter flow along the ends of the teacher's paths."""
     evaluations: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=1000)] = None
-    """Of the teacher for each step of the student; by default 4, and 20 for --reflow."""
+    """Of the teacher for each step of the student; by default 16 for the whole path, and 20 for
+    --reflow."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     """Of the teacher; the student learns it and needs none."""
     data: Annotated[str | None, arg(metavar="DATA")] = None

@@ -108,7 +108,8 @@ class TrainConfig(BaseModel):
     """With a teacher: evaluations per picture; by default the student is an ordinary, straighter
     flow (reflow)."""
     teacher_evaluations: int | None = Field(default=None, ge=1, le=1000)
-    """With a teacher: its evaluations for each step of the student; by default 4, reflow 20."""
+    """With a teacher: its evaluations for each step of the student; by default 16 for the whole
+    path, and 20 for reflow."""
     teacher_guidance: float | None = Field(default=None, ge=0, le=100)
     """With a teacher: its guidance, which the student learns and then needs no more; by default 1,
     which is none."""
