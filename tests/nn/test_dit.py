@@ -11,7 +11,9 @@ from marginals.nn import DIT_SIZES, DiT
 from marginals.nn.attention import Attention, grid_positions, rotate, rotations
 from marginals.nn.dit import Block, _from_patches, _to_patches
 
-MODERN = {"shared": True, "qk_norm": True, "rope": True, "swiglu": True, "registers": 2}
+MODERN = {
+    "shared": True, "qk_norm": True, "rope": True, "swiglu": True, "registers": 2, "skip": True,
+}  # fmt: skip
 
 
 def paper(name: str, patch: int) -> DiT:
@@ -169,6 +171,17 @@ def test_the_time_told_is_the_one_asked_for():
     out = step(x, torch.tensor([0.251]))
     assert torch.allclose(out, plain(x, torch.tensor([0.25])), atol=1e-5)
     assert not torch.allclose(out, plain(x, torch.tensor([0.251])), atol=1e-5)
+
+
+def test_the_skip_multiplies_the_picture_channel_by_channel():
+    net = DiT(2, 4, width=16, depth=1, heads=2, outputs=2, skip=True)
+    torch.nn.init.zeros_(net.leave.weight)
+    with torch.no_grad():
+        net.skip.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    x = torch.randn(1, 2, 4, 4)
+    out = net(x, torch.rand(1))
+    times = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]
+    assert torch.allclose(out, torch.cat([x * times[0], x * times[1]], 1), atol=1e-6)
 
 
 def test_config_rebuilds_the_network():

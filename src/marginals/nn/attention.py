@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1.0 + scale)
 
 
+@cache
 def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
     """Fixed sines and cosines of where each patch lies, (rows·columns, dim), row by row.
 

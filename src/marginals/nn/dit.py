@@ -101,6 +101,8 @@ class DiT(nn.Module):
     rope        rotary positions in attention instead of fixed ones added at the entrance
     swiglu      gated MLP of the same size
     registers   extra learned tokens to think with (Darcet et al. 2023)
+    skip        add to the answer the picture itself, times numbers read off time and condition: the
+                best linear denoiser need not pass through tokens that are narrower than patches
     time        (a, b): the network is told a + b·t
 
     `docs/text-to-image.md` says what the options gain.
@@ -123,6 +125,7 @@ class DiT(nn.Module):
         rope: bool = False,
         swiglu: bool = False,
         registers: int = 0,
+        skip: bool = False,
         time: Sequence[float] = (0.0, 1000.0),
     ) -> None:
         super().__init__()
@@ -131,7 +134,7 @@ class DiT(nn.Module):
             "channels": channels, "size": size, "patch": patch, "width": width, "depth": depth,
             "heads": heads, "num_classes": num_classes, "text_width": text_width,
             "outputs": outputs, "mlp": mlp, "shared": shared, "qk_norm": qk_norm, "rope": rope,
-            "swiglu": swiglu, "registers": registers, "time": list(time),
+            "swiglu": swiglu, "registers": registers, "skip": skip, "time": list(time),
         }  # fmt: skip
         self.channels, self.size, self.patch, self.num_classes = channels, size, patch, num_classes
         side = size // patch
@@ -147,6 +150,7 @@ class DiT(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.last = _zeroed(nn.Linear(width, 2 * width))
         self.leave = nn.Linear(width, outputs * channels * patch**2)
+        self.skip = _zeroed(nn.Linear(width, outputs * channels)) if skip else None
         kept = {"persistent": False}  # functions of the sizes: not worth a place in a file
         position = rotations(side, side, width // heads) if rope else None
         self.register_buffer("turn", position, **kept)
@@ -161,7 +165,7 @@ class DiT(nn.Module):
         """The paper's first weights: Xavier for every matrix, small normal ones for what tells
         time and class, zeros for all that closes a gate or answers."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.endswith(("adaln", "last")):
+            if isinstance(module, nn.Linear) and not name.endswith(("adaln", "last", "skip")):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for layer in (self.time.fc1, self.time.fc2, self.label):
@@ -201,7 +205,11 @@ class DiT(nn.Module):
         tokens = tokens[:, : (self.size // self.patch) ** 2]
         shift, scale = self.last(told)[:, None].chunk(2, -1)
         out = self.leave(modulate(self.norm(tokens), shift, scale))
-        return _from_patches(out, self.patch, self.size)
+        out = _from_patches(out, self.patch, self.size)
+        if self.skip is None:
+            return out
+        gates = self.skip(told).unflatten(1, (-1, self.channels))[..., None, None]
+        return out + (gates * x[:, None]).flatten(1, 2).to(out.dtype)
 
     def _told(
         self, tokens: Tensor, t: Tensor, cond: Tensor | None

@@ -17,7 +17,7 @@ DIT_PRESETS: dict[str, dict[str, Any]] = {
     "dit-demo": {"patch": 4, "width": 128, "depth": 6, "heads": 4, **_MODERN},
     "dit-small": {"patch": 2, "width": 192, "depth": 8, "heads": 6, **_MODERN},
     "dit-latent": {"patch": 1, "width": 256, "depth": 9, "heads": 4, **_MODERN},
-    "dit-emoji": {"patch": 2, "width": 256, "depth": 6, "heads": 4, **_MODERN},
+    "dit-emoji": {"patch": 2, "width": 256, "depth": 6, "heads": 4, "skip": True, **_MODERN},
 }
 """Diffusion Transformers for processors; `DIT_SIZES` are the published ones. `dit-latent` and
 `dit-emoji` are for latents of 8x8: in the same time, the 16 tokens of the latter saw four times as

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import MarginalsError
+from .attention import grid_positions
 from .embed import Conditioning, check_times, picture_features
 from .text import TextTokens
 
@@ -64,7 +65,8 @@ class Attention(nn.Module):
 
     Queries, keys and values come from one 1x1 convolution; in channels_last memory the
     (B, H*W, C) view that attention wants is free. With `words`, every place also looks at the words
-    of a text (B, T, words): their keys and values stand beside those of the places.
+    of a text (B, T, words): their keys and values stand beside those of the places. It is then told
+    where it is (fixed sines and cosines): convolutions cannot tell what "left" means.
     """
 
     def __init__(self, channels: int, head: int = 32, words: int = 0) -> None:
@@ -80,7 +82,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """text: the words (B, T, words), and which of them are spoken (B, T)."""
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, -1)
+        seen = self.norm(x)
+        if self.words is not None:
+            place = grid_positions(h, w, c).to(seen).T.reshape(1, c, h, w)
+            seen = (seen + place).contiguous(memory_format=torch.channels_last)
+        qkv = self.qkv(seen).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mask = None
         if text is not None and self.words is not None:
