@@ -20,7 +20,7 @@ pass. Known methods are this formula with simpler guesses for one V or the other
 
 r² = ς²σ²/(α²ς² + σ²) is the variance of x0 given x for independent entries of variance ς² (Song et
 al. 2023 have ς = 1). For a Gaussian prior ``mmps`` is exact; for others it errs where x0 given x
-has several modes (``bench/inverse.py`` measures all four against exact posteriors).
+has several modes.
 """
 
 import math
@@ -134,8 +134,13 @@ class Observed:
 
     ``y``: the measurement of every picture (B, ...), or of all (1, ...). ``std``: s, the standard
     deviation of its noise in the same units; 0 is a measurement without noise, which ``dps`` cannot
-    take. ``iterations``: steps of conjugate gradients of ``mmps``, each a backward pass. ``data_
-    std``: ς of ``pigdm`` and ``ddnm``. Around a :class:`.guidance.Guided` it keeps the guidance.
+    take. ``data_std``: ς. Around a :class:`.guidance.Guided` it keeps the guidance.
+
+    ``iterations``: steps of conjugate gradients of ``mmps``, each a backward pass. ``trust``: the λ
+    from which on V is believed; at noisier levels r²·I stands for it, as in ``ddnm``. Both are for
+    networks, whose Jacobian is neither symmetric nor exact, and is multiplied by σ²/α: asked for
+    more, they diverge (``bench/editing.py``). For an exact denoiser, take as many iterations as
+    the measurement has entries, and ``trust=-math.inf``.
     """
 
     denoiser: Denoiser
@@ -143,8 +148,9 @@ class Observed:
     y: Tensor
     std: float = 0.0
     method: Method = "mmps"
-    iterations: int = 8
+    iterations: int = 3
     data_std: float = 1.0
+    trust: float = -3.0
 
     def __post_init__(self) -> None:
         if self.std < 0 or (self.std == 0 and self.method == "dps"):
@@ -169,28 +175,32 @@ class Observed:
             (self.data_std * level.alpha) ** 2 + level.sigma**2
         )
         radius = expand(wide, x)
-        if self.method == "ddnm":
+        if self.method == "ddnm" or (not isinstance(lam, Tensor) and lam < self.trust):
             x0 = self.denoiser(x, lam, cond).x0
-            moved = radius * self.operator.adjoint(self._solve(y - self.operator(x0), radius))
-            return Estimate(x, lam, self.scaling, x0 + moved)
-        gain = expand(level.sigma**2 / level.alpha, x)
+            return Estimate(x, lam, self.scaling, x0 + self._projected(x0, y, radius))
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             x0 = self.denoiser(leaf, lam, cond).x0
+        gain, clean = expand(level.sigma**2 / level.alpha, x), x0.detach()
 
         def spread(v: Tensor) -> Tensor:
             """V·v."""
             return gain * torch.autograd.grad(x0, leaf, v, retain_graph=True)[0]
 
-        gap = y - self.operator(x0.detach())
+        gap = y - self.operator(clean)
         if self.method == "dps":
             weighed = gap / self.std**2
-        elif self.method == "pigdm":
-            weighed = self._solve(gap, radius)
         else:
-            weighed = self._solve(gap, spread)
+            weighed = self._solve(gap, radius if self.method == "pigdm" else spread)
         moved = spread(self.operator.adjoint(weighed))
-        return Estimate(x, lam, self.scaling, x0.detach() + moved)
+        if isinstance(lam, Tensor):  # every picture at its own level
+            believed = (lam >= self.trust).reshape(-1, *[1] * (x.ndim - 1))
+            moved = torch.where(believed, moved, self._projected(clean, y, radius))
+        return Estimate(x, lam, self.scaling, clean + moved)
+
+    def _projected(self, x0: Tensor, y: Tensor, radius: Real) -> Tensor:
+        """r²·Aᵀ·(s²I + r²·A·Aᵀ)⁻¹·(y − A·x̂0)."""
+        return radius * self.operator.adjoint(self._solve(y - self.operator(x0), radius))
 
     def _solve(self, gap: Tensor, spread: Real | Callable[[Tensor], Tensor]) -> Tensor:
         """(s²I + A·V·Aᵀ)⁻¹·gap, V being a function or a number."""
