@@ -31,6 +31,7 @@ from marginals.train.run import Run
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 CODEC_SHARE, TEACHER_SHARE, STEPS = 0.3, 0.6, 20
 DIT = {"network": "dit-demo", "precision": "bf16", "lr": 4e-3}
+PATCHES = {"patch": 7, "width": 192, "depth": 6, "heads": 4, "skip": True}
 
 
 class Families:
@@ -63,7 +64,7 @@ class Families:
         rows: list[tuple[str, Run, int | None]] = [
             ("DDPM, U-Net", self.run("ddpm", 1.0, model="ddpm"), STEPS),
             ("flow, U-Net", self.run("flow", 1.0, **flow), STEPS),
-            ("flow, DiT", self.run("dit", 1.0, **DIT, **flow), STEPS),
+            ("flow, DiT", self.run("dit", 1.0, **DIT, **flow, network_options=PATCHES), STEPS),
             ("flow, latent DiT", self.run("latent", 1.0 - CODEC_SHARE, **latent), STEPS),
         ]
         teacher = self.run("teacher", TEACHER_SHARE, **flow)
@@ -95,7 +96,7 @@ def measured(families: Families, run: Run, steps: int | None, samples: int) -> d
         "seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
         "images": run.images_seen,
-        "cpu_minutes": run.log[-1]["cpu_seconds"] / 60 if run.log else float("nan"),
+        "cpu_minutes": run.log()[-1]["cpu_seconds"] / 60,
         "pictures": x[:10],
     }
 

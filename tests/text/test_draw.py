@@ -111,6 +111,42 @@ def test_mistakes_are_sentences(file, tmp_path, capsys):
         find(tmp_path)
 
 
+def test_editing_goes_on_from_a_picture_and_a_mask_keeps_the_rest(file, tmp_path, capsys):
+    draw = TextToImage(model(), Letters())
+    picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    near = draw.edit("a", picture, 2, strength=0.01, steps=4, guidance=1.0)
+    assert (near - picture).abs().max() < 0.2 and near.shape == (2, 3, 8, 8)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    part = draw.edit("a", picture, 1, mask=mask, steps=4)[0]
+    assert torch.equal(part[:, 4:], picture[:, 4:].clamp(-1, 1))
+    assert (part[:, :4] - picture[:, :4]).abs().max() > 0.05
+    image = tmp_path / "init.png"
+    Image.new("RGBA", (30, 20), (250, 10, 10, 255)).save(image)
+    Image.fromarray(np.uint8(mask.numpy() * 255)).save(tmp_path / "mask.png")
+    words = ["generate", "b", "--model", str(file), "-n", "1", "--steps", "2"]
+    init = [*words, "--init", str(image), "--out", str(tmp_path / "out")]
+    assert main(init) == 0 and main([*init, "--mask", str(tmp_path / "mask.png")]) == 0
+    about = [read_parameters(tmp_path / "out" / name) for name in ("b-0.png", "b-0_2.png")]
+    assert about[0]["strength"] == 0.7 and about[1]["mask"] == "mask.png"
+    for wrong, says in (
+        ([*words, "--strength", "0.5"], "--init"),
+        ([*init, "--mask", str(image), "--strength", "0.5"], "leave --strength out"),
+        ([*words, "--init", str(tmp_path / "none.png")], "no picture"),
+        ([*words, "--init", str(file)], "cannot be read"),
+    ):
+        assert main(wrong) == 2 and says in capsys.readouterr().err
+
+
+def test_a_latent_is_drawn_where_the_mask_touches_it():
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[3, 7] = True
+    squares = marginals.text.draw._squares(mask, 4)
+    assert squares.nonzero().tolist() == [[0, 1]]
+    with pytest.raises(MarginalsError, match="height and width"):
+        marginals.text.draw._squares(mask[:15], 4)
+
+
 def disc(inside: tuple[int, int, int], hole: bool = False) -> Image.Image:
     """A disc drawn on white at 8 times the size and made small: its edge is mixed with white."""
     y, x = np.mgrid[:256, :256] - 127.5

@@ -28,6 +28,8 @@ class Generate(Command):
       marginals generate "a red crab, flat style" -n 8
       marginals generate "a green apple" "a red apple" --seed 3 --guidance 4
       marginals generate "a cat, sketch style" --size 256 --transparent --out cats
+      marginals generate "a cat" --init drawing.png --strength 0.6
+      marginals generate "a cat with sunglasses" --init cat.png --mask eyes.png
       marginals generate "a small red triangle at the top left" --model runs/shapes
     """
 
@@ -45,6 +47,12 @@ class Generate(Command):
     """Solver steps: more are slower and better."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """A name from `marginals solvers`; by default auto."""
+    init: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Begin at this picture instead of noise; it is made as small as the model's own."""
+    strength: Annotated[float | None, arg(metavar="FLOAT"), Field(gt=0, le=1)] = None
+    """With --init: how much is drawn anew, from 0 (hardly anything) to 1; by default 0.7."""
+    mask: Annotated[Path | None, arg(metavar="FILE")] = None
+    """With --init: a picture that is white where to draw, and black where all stays."""
     size: Annotated[int | None, arg(metavar="INT"), Field(ge=4, le=4096)] = None
     """Side of the written pictures, enlarged by Lanczos' resampler; by default the model's own."""
     transparent: FlagCreatePairsOff[bool] = False
@@ -63,8 +71,9 @@ class Generate(Command):
         check_walk_names(self.solver)
         if self.out.exists() and not self.out.is_dir():
             raise MarginalsError(f"--out {self.out} is a file; give a folder")
+        self._check_editing()
         draw = TextToImage.load(self.model)
-        pictures = self._drawn(draw, texts)
+        pictures = self._drawn(draw, texts) if self.init is None else self._edited(draw, texts)
         grid = self._save(pictures, texts)
         print(f"{len(pictures)} pictures in {self.out}, together in {grid}")
         return 0
@@ -89,6 +98,35 @@ class Generate(Command):
                 texts, self.count, seed=self.seed, batch=self.batch, callback=show, **options
             )
 
+    def _check_editing(self) -> None:
+        """Refuse, before anything slow, what makes no sense together."""
+        given = {"--strength": self.strength, "--mask": self.mask}
+        if self.init is None:
+            if wrong := [name for name, value in given.items() if value is not None]:
+                raise MarginalsError(f"{wrong[0]} is about a picture to begin at: give --init too")
+        elif self.mask is not None and self.strength is not None:
+            raise MarginalsError(
+                "--mask draws its part from nothing and leaves the rest: leave --strength out"
+            )
+
+    def _edited(self, draw: "TextToImage", texts: list[str]) -> "Tensor":
+        """Pictures that begin at another one."""
+        from marginals.io import registry
+        from marginals.io.finish import read_mask, read_picture
+
+        assert self.init is not None and draw.model.data is not None
+        channels, height, width = draw.model.data.shape
+        options: dict[str, Any] = {"guidance": self.guidance, "steps": self.steps}
+        if self.solver is not None:
+            options["solver"] = registry.solver(self.solver)
+        if self.mask is not None:
+            options["mask"] = read_mask(self.mask, height, width)
+        elif self.strength is not None:
+            options["strength"] = self.strength
+        picture = read_picture(self.init, channels, height, width)
+        about = {"seed": self.seed, "batch": self.batch}
+        return draw.edit(texts, picture, self.count, **about, **options)
+
     def _save(self, pictures: "Tensor", texts: list[str]) -> Path:
         """A PNG per picture and one of all; files of other settings are left alone."""
         from marginals.io.pictures import grid, save_png, to_image, to_uint8
@@ -98,6 +136,10 @@ class Generate(Command):
         about = {"model": self.model, "solver": self.solver or "auto", "steps": self.steps}
         about |= {"guidance": self.guidance}
         about |= {"transparent": True} if self.transparent else {}
+        if self.init is not None:
+            about |= {"init": self.init.name, "strength": self.strength or 0.7}
+        if self.mask is not None:
+            about = {k: v for k, v in about.items() if k != "strength"} | {"mask": self.mask.name}
         for i, picture in enumerate(stored):
             text, seed = texts[i // self.count], self.seed + i % self.count
             image = self._finished(to_image(picture))

@@ -1,14 +1,55 @@
-"""What becomes of a drawn picture before it is kept: enlarged, cut out of its white ground."""
+"""Pictures on their way in and out of a model that draws: begun at, enlarged, cut out of white."""
+
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+import torch
+from PIL import Image, ImageDraw, UnidentifiedImageError
+from torch import Tensor
 
 from marginals.errors import MarginalsError
+from marginals.io.pictures import from_uint8
 
-__all__ = ["cut_out", "enlarge", "on_white"]
+__all__ = ["cut_out", "enlarge", "on_white", "read_mask", "read_picture"]
 
 _WHITE = 12
 """Values from 255 down that still count as the white around a drawing."""
+
+
+def read_picture(path: Path, channels: int, height: int, width: int) -> Tensor:
+    """A picture file as a model of that shape sees it: (C, H, W) in [-1, 1], on white, the whole of
+    it fitted into the square and not cut. Raises MarginalsError for what is no picture."""
+    image = on_white(_opened(path))
+    scale = min(width / image.width, height / image.height)
+    small = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new("RGB", (width, height), "white")
+    at = ((width - small[0]) // 2, (height - small[1]) // 2)
+    canvas.paste(image.resize(small, Image.Resampling.LANCZOS), at)
+    pixels = np.asarray(canvas if channels != 1 else canvas.convert("L"))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    x = from_uint8(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+    return torch.cat([x, torch.ones(1, height, width)]) if channels == 4 else x
+
+
+def read_mask(path: Path, height: int, width: int) -> Tensor:
+    """A black and white picture file as a mask (H, W), True where it is white. Raises
+    MarginalsError for what is no picture, and for a mask that is all black."""
+    image = on_white(_opened(path)).convert("L").resize((width, height), Image.Resampling.BOX)
+    mask = torch.from_numpy(np.array(image)) >= 128
+    if not mask.any():
+        raise MarginalsError(f"{path} is black all over: paint white what is to be drawn")
+    return mask
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise MarginalsError(f"there is no picture {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise MarginalsError(f"{path} cannot be read as a picture ({error})") from None
 
 
 def enlarge(image: Image.Image, size: int) -> Image.Image:
