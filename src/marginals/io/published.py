@@ -57,8 +57,8 @@ def dit(path: str | os.PathLike[str], heads: int | None = None) -> "Model":
     chain = Tabulated.ddpm(1000)
     net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
     objective = Hybrid(Mse(EPS, chain), StepLevels(chain))
-    ends = {"lam_min": chain.lams[-1], "lam_max": chain.lams[0]}
-    return Model(net, chain, objective, **ends, data=_stats(backbone))
+    low, high = chain.lams[-1], chain.lams[0]
+    return Model(net, chain, objective, lam_min=low, lam_max=high, data=_stats(backbone))
 
 
 def sit(path: str | os.PathLike[str], heads: int | None = None) -> "Model":
