@@ -250,3 +250,39 @@ def test_an_open_gate_lets_a_pixels_own_feature_through(patch: int) -> None:
     out = net(x, t)
     assert torch.allclose(out[:, :2], (2**7 * torch.pi * x).sin(), atol=1e-5)
     assert torch.count_nonzero(out[:, 2:]) == 0
+
+
+def told(cond: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(0)
+    net = UNet(1, 8, width=16, mults=(1, 2), blocks=1, attention=(1,), text_width=6).double()
+    torch.manual_seed(1)
+    for p in net.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.3)
+    return net(x, t, cond)
+
+
+def test_words_are_heard_and_padding_is_not() -> None:
+    x, t = torch.randn(2, 1, 8, 8).double(), torch.rand(2).double()
+    words = torch.randn(2, 3, 6).double()
+    out = told(words, x, t)
+    padded = torch.cat([words, torch.zeros(2, 2, 6).double()], 1)
+    assert torch.allclose(told(padded, x, t), out, rtol=0, atol=1e-12)
+    words[0, 1, 0] += 1.0
+    changed = told(words, x, t)
+    assert not torch.allclose(changed[0], out[0]) and torch.equal(changed[1], out[1])
+    silent = told(None, x, t)
+    assert torch.allclose(told(torch.zeros(2, 4, 6).double(), x, t), silent, rtol=0, atol=1e-12)
+
+
+def test_attention_to_words_knows_where_it_is() -> None:
+    """Of one flat input, convolutions see the border only; words can mean a place."""
+    x = torch.zeros(1, 8, 8, 8)
+    torch.manual_seed(0)
+    plain, placed = Attention(8, head=4), Attention(8, head=4, words=6)
+    for attention in (plain, placed):
+        torch.nn.init.normal_(attention.proj.weight)
+        torch.nn.init.normal_(attention.norm.bias)
+    words = torch.randn(1, 2, 6), torch.ones(1, 2, dtype=torch.bool)
+    assert plain(x).flatten(2).std(2).max() < 1e-6
+    assert placed(x, words).flatten(2).std(2).min() > 1e-3
