@@ -90,9 +90,7 @@ class Guided:
         strong, weak = self._sides(x, lam, cond)
         out = torch.lerp(weak, strong.out, _factor(weight, strong.out))
         est = Estimate(x, lam, self.scaling, out, strong.prediction, mix=strong.mix)
-        if self.rescale == 0.0:
-            return est
-        return Estimate(x, lam, self.scaling, _respread(est.x0, strong.x0, self.rescale))
+        return est if self.rescale == 0.0 else _respread(est, strong, self.rescale)
 
     def _sides(self, x: Tensor, lam: Real, cond: Tensor | None) -> tuple[Estimate, Tensor]:
         """The strong estimate, and the weak one read as the same prediction."""
@@ -143,11 +141,12 @@ def _factor(weight: Real, x: Tensor) -> Real:
     return expand(per_picture(weight, x, "weights of guidance").to(x), x)
 
 
-def _respread(x0: Tensor, like: Tensor, share: float) -> Tensor:
-    """x0·(φ·std(like)/std(x0) + 1 − φ), the standard deviations over each picture."""
-    wanted, found = like.flatten(1).std(1), x0.flatten(1).std(1)
+def _respread(est: Estimate, like: Estimate, share: float) -> Estimate:
+    """x̂0·(φ·std(like)/std(x̂0) + 1 − φ), the standard deviations over each picture."""
+    wanted, found = like.x0.flatten(1).std(1), est.x0.flatten(1).std(1)
     ratio = torch.where(found > 0, wanted / found, 1.0)  # a picture of one colour stays
-    return x0 * expand(share * ratio + (1.0 - share), x0)
+    x0 = est.x0 * expand(share * ratio + (1.0 - share), est.x)
+    return Estimate(est.x, est.lam, est.scaling, x0, mix=est.mix)
 
 
 Classifier = Callable[[Tensor, Real], Tensor]

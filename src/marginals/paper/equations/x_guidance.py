@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...chain import mean_from_score, posterior_variance, step_variance
 from ...guidance import Guided
+from ...oracle import Mixture
 from ...scaling import VP
 from ...schedule import Logit
 from ..equation import Finding, all_equal, equal, equation, require
@@ -104,7 +105,7 @@ def _() -> Finding:
     r"\lambda_{\text{hi}}, \quad 1 \text{ elsewhere}",
     says="Guidance may be left to the middle of the walk; outside an interval the plain model "
     "walks.",
-    home=interval_weight,
+    home=(interval_weight, Guided.__call__),
     status="definition",
     note="Guidance at high noise removes variety, and at low noise it changes little.",
 )
@@ -117,7 +118,9 @@ def _() -> Finding:
     inside = Guided(mixture, 2.0)(x, lam, label).x0
     outside = mixture(x, lam, label).x0
     wanted = torch.cat([outside[:1], inside[1:4], outside[4:]])
-    return all_equal([(mixed, wanted), (weight, numbers(1, 2, 2, 2, 1))], "inside and outside")
+    found = Guided(mixture, 2.0, interval=(-0.5, 1.1))(x, lam, label).x0
+    pairs = [(mixed, wanted), (weight, numbers(1, 2, 2, 2, 1)), (found, wanted)]
+    return all_equal(pairs, "inside and outside")
 
 
 @equation(
@@ -127,7 +130,7 @@ def _() -> Finding:
     latex=r"D = D_{\text{weak}} + w \left(D_{\text{strong}} - D_{\text{weak}}\right)",
     says="A model can be guided away from the mistakes of a worse version of itself, also where "
     "there are no classes.",
-    home=autoguidance,
+    home=(autoguidance, Guided.__call__),
 )
 def _() -> Finding:
     strong, weak, w = normal(4, 3), normal(4, 3), 2.2
@@ -139,6 +142,9 @@ def _() -> Finding:
     mixture, x, label = flat_bumps(), normal(6, 2), torch.tensor([0, 1, 1, 0, 1, 0])
     parts = mixture(x, 0.4, label).x0, mixture(x, 0.4).x0
     pairs += [(autoguidance(*parts, w), Guided(mixture, w)(x, 0.4, label).x0)]
+    worse = Mixture(0.6 * mixture.means, 0.8, labels=mixture.labels)
+    two = mixture(x, 0.4, label).x0, worse(x, 0.4, label).x0
+    pairs += [(autoguidance(*two, w), Guided(mixture, w, weak=worse)(x, 0.4, label).x0)]
     return all_equal(pairs, "its three special weights, and class guidance as a case of it")
 
 
@@ -149,7 +155,7 @@ def _() -> Finding:
     latex=r"\hat x = \phi\, x_{\text{cfg}} \frac{\operatorname{std}(x_{\text{pos}})}"
     r"{\operatorname{std}(x_{\text{cfg}})} + (1 - \phi)\, x_{\text{cfg}}",
     says="Strong guidance makes pictures too bright and too dark; this pulls their spread back.",
-    home=rescaled_guidance,
+    home=(rescaled_guidance, Guided.__call__),
     status="definition",
 )
 def _() -> Finding:
@@ -165,6 +171,11 @@ def _() -> Finding:
         (full / wild, (full / wild)[:, :1, :1, :1].expand_as(full)),
     ]
     require(bool((full.flatten(1)[:, 0] * wild.flatten(1)[:, 0] > 0).all()), "signs stay")
+    mixture, x, label = flat_bumps(), normal(6, 2), torch.tensor([0, 1, 1, 0, 1, 0])
+    both = Guided(mixture, 4.0)(x, 0.4, label).x0, mixture(x, 0.4, label).x0
+    found = Guided(mixture, 4.0, rescale=share)(x, 0.4, label)
+    pairs += [(found.x0, rescaled_guidance(*both, share))]
+    pairs += [(found.eps, (x - found.level.alpha * found.x0) / found.level.sigma)]
     return all_equal(pairs, "spreads after rescaling, and the mixture")
 
 
