@@ -54,8 +54,8 @@ _VDM: dict[str, Any] = {
 # `bench/shapes.py` report on.
 TASKS: dict[str, dict[str, Any]] = {
     "shapes": {
-        "data": "shapes", "model": "flow", "network": "dit-demo", "precision": "bf16",
-        "minutes": 2.5, "batch": 64, "lr": 2e-3,
+        "data": "shapes", "model": "flow", "network": "dit-fast", "precision": "bf16",
+        "images": 48_000, "batch": 32, "lr": 4e-3, "decay": 0.4,
     },
     "emoji": {
         "data": "emoji", "size": 64, "model": "flow", "codec": "emoji", "network": "dit-emoji",
