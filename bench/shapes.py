@@ -3,7 +3,7 @@
     python bench/shapes.py                  # five seeds, three minutes of training each
     python bench/shapes.py --seeds 1
 
-Trains `--preset shapes` (48,000 pictures; --threads 2 by default) and prints how long it took, draws
+Trains `--preset shapes` (48,000 pictures; --threads 2 by default), prints how long it took, draws
 every held-out prompt several times with guidance 2, and reads size, colour, shape and place back
 from the pictures in closed form (`marginals.metrics.shapes`).
 """
