@@ -97,7 +97,9 @@ class TeacherPaths(Coupling):
         x = start.alpha * x0 + start.sigma * eps
         lams = segment_levels(a, b, teacher.lam_max, self.evaluations)
         with teacher._evaluating():
-            y = sample(teacher.guided(self.guidance), x, lams, auto(), cond=cond).x
+            denoiser = teacher.guided(self.guidance)
+            rule = auto(guided=denoiser is not teacher.net)
+            y = sample(denoiser, x, lams, rule, cond=cond).x
         return line(x, start, y, end)
 
     def _at_hand(self, device: torch.device) -> Model:

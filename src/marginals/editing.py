@@ -202,10 +202,11 @@ def _walk(
         part = slice(first, first + batch)
         x = start[part]
         denoiser = model.guided(guidance, part)
+        rule = solver or auto(guided=denoiser is not model.net)
         denoiser = denoiser if told is None else told(denoiser, part)
         some = None if labels is None else labels[part]
         seeds = range(seed + first, seed + first + len(x))
         with model._evaluating():
-            result = sample(denoiser, x, lams, solver or auto(), cond=some, seeds=seeds)
+            result = sample(denoiser, x, lams, rule, cond=some, seeds=seeds)
         parts.append(result.x)
     return torch.cat(parts)

@@ -202,7 +202,8 @@ class Model(Measured):
                 else:
                     start = self.start(seeds[part], lams[0])
                     about = {"seeds": seeds[part], "callback": callback}
-                    result = sample(denoiser, start, lams, solver or auto(), cond=some, **about)
+                    rule = solver or auto(guided=denoiser is not self.net)
+                    result = sample(denoiser, start, lams, rule, cond=some, **about)
             results.append(result)
         nfe = max((result.nfe for result in results), default=0)
         return replace(results[0], x=torch.cat([result.x for result in results]), nfe=nfe)

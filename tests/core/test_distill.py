@@ -175,7 +175,7 @@ def test_a_student_can_learn_the_guidance_of_its_teacher():
     paths = TeacherPaths((LOW, math.inf), 12, guidance=2.0).of(teacher)
     picture, _ = paths(torch.zeros_like(x), x / VP(LOW).sigma, torch.full((6,), LOW), cond)
     lams = grid(straight(LOW, HIGH), 12)
-    wanted = sample(teacher.guided(2.0), x, lams, auto(), cond=cond).x
+    wanted = sample(teacher.guided(2.0), x, lams, auto(guided=True), cond=cond).x
     plain = sample(teacher.net, x, lams, auto(), cond=cond).x
     assert torch.allclose(picture, wanted, atol=1e-9)
     assert (wanted - plain).abs().max() > 0.05

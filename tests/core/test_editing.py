@@ -142,7 +142,7 @@ def test_a_seed_is_a_picture_in_any_batch(name):
     about = {"cond": COND, "guidance": torch.tensor([1.0, 2.0, 1.0, 3.0, 0.5])}
     whole = CALLS[name](PICTURES, seed=7, **about)
     assert torch.allclose(whole, CALLS[name](PICTURES, seed=7, batch=2, **about), atol=1e-9)
-    one = CALLS[name](PICTURES[:1], seed=7, cond=COND[:1])
+    one = CALLS[name](PICTURES[:1], seed=7, cond=COND[:1], guidance=torch.ones(1))
     assert torch.allclose(whole[:1], one, atol=1e-9)
     assert not torch.allclose(whole, CALLS[name](PICTURES, seed=8, **about), atol=1e-2)
 

@@ -67,6 +67,14 @@ def test_the_default_has_the_order_that_suits_its_steps(steps, order, last):
     assert auto().evaluations(at) == steps
 
 
+@pytest.mark.parametrize(
+    ("steps", "order", "last"), [(2, 2, 1), (8, 2, 1), (16, 2, 1), (17, 3, 1), (41, 4, 3)]
+)
+def test_guided_walks_of_few_steps_have_a_low_order(steps, order, last):
+    at = [VP(lam) for lam in grid(straight(-8.0, 9.0), steps)]
+    assert auto(guided=True).table(at) == abm(order, "flow", "angle", last=last).table(at)
+
+
 def test_ddim_keeps_the_share_of_the_noise():
     """y_s = (r_s/r_t)·y_t + (1 − r_s/r_t)·x̂0 with r = σ/α, in VE units."""
     table = FittedTable.of(ddim(), LAMS)

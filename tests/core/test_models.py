@@ -10,13 +10,14 @@ import marginals
 from marginals import DataStats
 from marginals.errors import MarginalsError
 from marginals.likelihood import discrete_elbo, elbo, ode_log_prob
+from marginals.nn import MLP
 from marginals.noise import item_noise
 from marginals.objective import spread_uniform
 from marginals.oracle import Mixture
 from marginals.predict import V
 from marginals.sampling import sample
 from marginals.scaling import FLOW, SUB_VP, VE, VP
-from marginals.solvers import SOLVERS, ddim, ddpm, euler, grid, heun, uniform_lam
+from marginals.solvers import SOLVERS, auto, ddim, ddpm, euler, grid, heun, uniform_lam
 
 FACTORIES = [
     marginals.ddpm,
@@ -299,6 +300,19 @@ def test_walks_and_likelihoods_run_without_dropout_and_give_the_mode_back() -> N
         assert model.training is mode and model.net.backbone.training is mode
     for trained, evaluated in zip(*answers, strict=True):
         assert torch.equal(trained, evaluated)
+
+
+def test_the_default_solver_of_guided_pictures_is_the_guided_one() -> None:
+    data = DataStats((2,), classes=("a", "b"))
+    model = marginals.v_diffusion(MLP(2, width=8, depth=1, num_classes=2), data=data)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.4, generator=torch.Generator().manual_seed(p.numel()))
+    about = {"steps": 10, "cond": 1, "seed": 3}
+    for guidance, guided in ((1.0, False), (3.0, True)):
+        drawn = model.sample(4, guidance=guidance, **about).x
+        same = model.sample(4, guidance=guidance, solver=auto(guided=guided), **about).x
+        other = model.sample(4, guidance=guidance, solver=auto(guided=not guided), **about).x
+        assert torch.equal(drawn, same) and not torch.allclose(drawn, other, atol=1e-4)
 
 
 def test_guidance_without_a_class_is_refused() -> None:

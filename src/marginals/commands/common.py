@@ -174,7 +174,8 @@ def _walk_objects(walk: dict[str, Any], path: Path) -> dict[str, Any]:
         rest = {key: value for key, value in walk.items() if key != "table"}
         return rest | {"solver": table.solver, "levels": table.levels}
     grid = {"levels": registry.levels(walk["levels"])} if "levels" in walk else {}
-    return walk | {"solver": registry.solver(walk["solver"])} | grid
+    chosen = None if walk["solver"] == "auto" else registry.solver(walk["solver"])
+    return walk | {"solver": chosen} | grid
 
 
 def draw(

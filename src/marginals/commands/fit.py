@@ -182,7 +182,8 @@ class Fit(Command):
             walks[first[0]] = first[1].solver, first[1].levels
         steps = {"auto": self.nfe, f"auto, {2 * self.nfe}": 2 * self.nfe}
         for name, count in (steps | {"the paths": self.path_steps // 2}).items():
-            walks[name] = auto(), grid(straight(*ends), count)
+            rule = auto(guided=self.guidance != 1.0)
+            walks[name] = rule, grid(straight(*ends), count)
         denoiser = model.guided(self.guidance)
         return {
             name: errors(denoiser, held_out, solver, lams, self.batch)
