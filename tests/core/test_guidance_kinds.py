@@ -329,7 +329,8 @@ def test_a_model_is_sampled_with_any_guidance_and_any_batch():
     parts = model.sample(5, cond=cond, guidance=weights, steps=4, batch=2).x
     assert close(whole, parts, 1e-12)
     for i, weight in enumerate(weights.tolist()):
-        one = model.sample(1, cond=cond[i : i + 1], guidance=weight, steps=4, seed=i).x
+        alone = torch.tensor([weight])
+        one = model.sample(1, cond=cond[i : i + 1], guidance=alone, steps=4, seed=i).x
         assert close(whole[i : i + 1], one, 1e-12)
     wrapped = partial(Guided, weight=2.0, interval=(-1.0, 2.5))
     got = model.sample(5, cond=cond, guidance=wrapped, steps=4).x
@@ -347,7 +348,7 @@ def test_a_model_is_sampled_with_any_guidance_and_any_batch():
 def _auto():
     from marginals.solvers import auto
 
-    return auto()
+    return auto(guided=True)
 
 
 def test_adaptive_steps_take_one_weight_and_refuse_one_for_each():
