@@ -18,6 +18,7 @@ from marginals.train.state import read_state_header
 SMALL = {
     "vae": {"latents": [4], "widths": [8], "blocks": 1, "patch": 4},
     "hvae": {"top": 4, "latents": [2], "rungs": [1], "widths": [8], "patch": 4},
+    "autoencoder": {"latents": 2, "widths": [8], "blocks": [1]},
 }
 TINY = {"width": 8, "mults": [1], "blocks": 1, "patch": 4}
 
@@ -56,7 +57,7 @@ def test_every_model_trains_resumes_exactly_and_comes_back(tmp_path, name):
     assert [k for k in one if not torch.equal(one[k], other[k])] == []
     model, again = run.model(), load_model(whole.path / "model.safetensors")
     assert isinstance(model, Ladder if name in LADDERS else Model)
-    cond = torch.tensor([1, -1])
+    cond = None if name == "autoencoder" else torch.tensor([1, -1])
     assert torch.equal(model.sample(2, cond=cond).x, again.sample(2, cond=cond).x)
     state = read_tensors(run.state_path)
     assert any(not torch.equal(v, state[f"model.{k}"]) for k, v in model.state_dict().items())
@@ -79,8 +80,8 @@ def test_the_objective_and_the_decoder_are_those_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"model": "v", "beta": 2.0}, "beta is for vae and hvae and means nothing to v"),
-        ({"model": "edm", "kl_warmup": 0}, "kl_warmup is for vae and hvae"),
+        ({"model": "v", "beta": 2.0}, "beta is for vae, hvae and autoencoder and means nothing to v"),
+        ({"model": "edm", "kl_warmup": 0}, "kl_warmup is for vae, hvae and autoencoder"),
         ({"model": "vae", "sample_steps": 5}, "sample_steps is for diffusion models"),
         ({"model": "hvae", "compile": True}, "compile is for diffusion models"),
         ({"model": "vae", "decoder": "poisson"}, "decoder should be 'mixture'"),
