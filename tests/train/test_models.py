@@ -80,7 +80,10 @@ def test_the_objective_and_the_decoder_are_those_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"model": "v", "beta": 2.0}, "beta is for vae, hvae and autoencoder and means nothing to v"),
+        (
+            {"model": "v", "beta": 2.0},
+            "beta is for vae, hvae and autoencoder and means nothing to v",
+        ),
         ({"model": "edm", "kl_warmup": 0}, "kl_warmup is for vae, hvae and autoencoder"),
         ({"model": "vae", "sample_steps": 5}, "sample_steps is for diffusion models"),
         ({"model": "hvae", "compile": True}, "compile is for diffusion models"),
