@@ -2,7 +2,7 @@
 
     marginals data build emoji
     python bench/text2image.py                                  # about ten minutes on two cores
-    python bench/text2image.py --model runs/emoji --quick
+    python bench/text2image.py --model runs/emoji --count 100 --guidance 3 --out try
 
 Everything is measured in the features of EfficientNet-Lite0, against real drawings of the training
 part; the same figures of *real* held-out drawings stand beside them. Writes
@@ -125,12 +125,13 @@ def variety_of_styles(bench: Bench) -> float:
     return spread(torch.stack([bench.real[rows] for rows in some]))
 
 
-def report(rows: list[dict], styles: float, model: str, steps: int) -> str:
+def report(rows: list[dict], styles: float, args: argparse.Namespace) -> str:
     lines = [
         "# Text to image: the emoji model, measured",
         "",
-        f"`python bench/text2image.py` ({model}, {steps} steps, features of EfficientNet-Lite0; "
-        "± is one standard error).",
+        f"`python bench/text2image.py --model {args.model} --count {args.count} --guidance "
+        f"{' '.join(f'{g:g}' for g in args.guidance)}` ({args.steps} steps, features of "
+        "EfficientNet-Lite0; ± is one standard error).",
         "",
         "| γ | concept found, seen prompts: top-1, top-5 | held-out (concept, style) pairs: top-1, "
         "top-5 | FD-lite0 (held-out prompts) | variety | similarity to the nearest training "
@@ -198,18 +199,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="fewer pictures, nothing written")
+    parser.add_argument("--count", type=int, default=494, help="prompts, at most 494")
+    parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    count = 100 if args.quick else 494
-    bench = Bench(args.model, args.steps, count)
-    rows = [measure(bench, g) for g in ((3.0,) if args.quick else GUIDANCE)]
-    text = report(rows, variety_of_styles(bench), args.model, args.steps)
+    bench = Bench(args.model, args.steps, args.count)
+    rows = [measure(bench, g) for g in args.guidance]
+    text = report(rows, variety_of_styles(bench), args)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
     sheet(bench, 3.0, args.out / "text2image-prompts.png")
-    if args.quick:
-        return
     plot(rows, args.out / "text2image.png")
     (args.out / "text2image.md").write_text(text, encoding="utf-8")
     (args.out / "text2image.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
