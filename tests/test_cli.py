@@ -602,6 +602,8 @@ def test_ctrl_c_while_numpy_is_imported_is_not_lost():
     """Torch imports numpy in C and drops what it raises, a KeyboardInterrupt too."""
     code = (
         "import os, signal, sys\n"
+        # a suite that runs in the background of a shell inherits that Ctrl-C is ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Press:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'numpy._core.numerictypes':\n"
