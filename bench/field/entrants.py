@@ -83,7 +83,7 @@ def from_us(budget: int, grids: Sequence[str]) -> Iterator[Entrant]:
 
 def chosen(problem: Problem, budget: int, work: Path) -> Iterator[Entrant]:
     """What `sample` does if nobody says anything, and the solver fitted to this problem."""
-    standard = default(budget)
+    standard = default(budget, problem.guided)
     yield _ours("default", standard.solver.name, "default grid", budget, standard)
     table = fitted(problem, budget, work)
     if table is not None:

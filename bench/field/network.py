@@ -76,4 +76,4 @@ def network(count: int, cache: Path, *, guidance: float = 1.0) -> Problem:
         screen=24,
         grids=GRIDS,
     )
-    return replace(problem, budgets=BUDGETS)
+    return replace(problem, budgets=BUDGETS, guided=guidance != 1.0)

@@ -61,9 +61,10 @@ def default_levels(steps: int) -> list[float]:
     return [math.exp(-0.5 * lam) for lam in grid(levels(first, last), steps)]
 
 
-def default(nfe: int) -> Plan:
-    """The walk of `Model.sample(steps=nfe)` from σ = 80 if nothing else is asked."""
-    solver, lams = auto(), to_lams(default_levels(nfe))
+def default(nfe: int, guided: bool = False) -> Plan:
+    """The walk of `Model.sample(steps=nfe)` from σ = 80 if nothing else is asked, or is but
+    guidance."""
+    solver, lams = auto(guided), to_lams(default_levels(nfe))
     return Plan(solver, tuple(lams), solver.evaluations([VE(lam) for lam in lams]))
 
 

@@ -38,7 +38,7 @@ class Problem:
     """``of(part)``: the denoiser (x, σ) → x̂0, in VE units, of these samples; ``start``: (B, ...)
     noise times 80; ``truth``: its end; ``denoiser``: the same as an object of the core; ``mark``:
     another mark, another truth; ``screen``: samples that say who is measured on all of them;
-    ``budgets``: evaluations, if not all that are asked for."""
+    ``budgets``: evaluations, if not all that are asked for; ``guided``: whether the denoiser is."""
 
     name: str
     of: Of
@@ -52,6 +52,7 @@ class Problem:
     screen: int
     grids: tuple[str, ...]
     budgets: tuple[int, ...] = ()
+    guided: bool = False
 
 
 class Counter:

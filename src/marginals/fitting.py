@@ -146,6 +146,8 @@ def first_table(
 
 _STARTS: dict[str, tuple[Solver, str]] = {
     "auto": (auto(), "auto"),
+    "auto, guided": (auto(guided=True), "auto"),
+    "abm of order 4": (abm(4, "flow", "angle", last=2), "auto"),
     "abm, cosine": (abm(), "cosine"),
     "abm of order 2, cosine": (abm(2, "flow", "angle"), "cosine"),
     "corrected adams, cosine": (adams(2, "x0", "t", corrector=True), "cosine"),

@@ -102,7 +102,7 @@ def test_the_default_is_even_in_a_root_of_flows_time(power):
     assert [FLOW(lam).sigma for lam in wide] == pytest.approx(expected, abs=1e-9)
     assert last == math.inf
     assert straight(LOW, HIGH, power) == GRIDS["auto"](power)(LOW, HIGH)
-    assert straight(LOW, HIGH) == straight(LOW, HIGH, 1.5) == GRIDS["auto"]()(LOW, HIGH)
+    assert straight(LOW, HIGH) == straight(LOW, HIGH, 1.35) == GRIDS["auto"]()(LOW, HIGH)
 
 
 def test_a_power_above_one_moves_levels_to_the_data():

@@ -44,7 +44,7 @@ class Fit(Command):
     """Learn where the steps go, and keep the weights that --solver has there."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """Where fitting starts: a deterministic solver with one evaluation a step. Not given: the
-    nearest of seven to these paths, or auto with --levels-only."""
+    nearest of nine to these paths, or auto with --levels-only."""
     paths: Annotated[int, Field(ge=16, le=100_000)] = 256
     """Paths to fit to; half as many more are followed to measure with (at most 256)."""
     path_steps: Annotated[int, Field(ge=20, le=10_000)] = 100

@@ -19,8 +19,9 @@ FEW_GUIDED = 16
 def auto(guided: bool = False) -> Solver:
     """Adams–Bashforth–Moulton in the flow frame, of the order that suits the number of steps N.
 
-    N < 8: order 2. Up to 40: order 3, and order 1 in the last step, from 1/N to the data, where a
-    parabola through the past would overshoot. More: order 4. One evaluation a step; deterministic.
+    N < 8: order 2. Up to 40: order 3, and order 2 in the last step, straight to the data, where a
+    parabola through the past would overshoot. More: order 4, and 3 in the last step. One evaluation
+    a step; deterministic.
 
     ``guided``: for a guided denoiser, whose field bends more sharply than a model's own. Up to 16
     steps it is order 2, and order 1 in the last step: higher orders overshoot. (Captioned shapes,
@@ -29,7 +30,7 @@ def auto(guided: bool = False) -> Solver:
 
     def rule(levels: Sequence[Level[float]]) -> Table:
         steps = len(levels) - 1
-        order, last = (2, 2) if steps < 8 else (3, 1) if steps <= 40 else (4, 3)
+        order, last = (2, 2) if steps < 8 else (3, 2) if steps <= 40 else (4, 3)
         if guided and steps <= FEW_GUIDED:
             order, last = 2, 1
         return abm(order, "flow", "angle", last=last).rule(levels)

@@ -13,8 +13,8 @@ names people know (:data:`GRIDS`):
     cosine         equal steps in the angle atan(σ/α)
     flow           equal steps in rectified flow's time; shift > 1 for large pictures
     beta           the quantiles of a beta distribution in a schedule's time: many at both ends
-    auto           equal steps in t^(2/3) of rectified flow's time t, the last straight to the data:
-                   what `sample` uses, as even in t as pictures like it, with a few more at the end
+    auto           equal steps in t^(1/1.35) of rectified flow's time t, the last straight to the
+                   data: what `sample` uses, nearly even in t, with a few more at the end
 """
 
 import math
@@ -133,7 +133,7 @@ class Powered(NoiseSchedule):
     """Another schedule at the power ``power`` of its time: above 1, more levels near the data."""
 
     base: NoiseSchedule
-    power: float = 1.5
+    power: float = 1.35
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.power <= 10.0:
@@ -149,7 +149,7 @@ class Powered(NoiseSchedule):
         return self.base._dlam(t**self.power) * self.power * t ** (self.power - 1.0)
 
 
-def straight(lam_min: float, lam_max: float, power: float = 1.5) -> NoiseSchedule:
+def straight(lam_min: float, lam_max: float, power: float = 1.35) -> NoiseSchedule:
     """The default: equal steps in t^(1/power) of rectified flow's time, from 1/steps to the
     data in one step, so that no evaluation is spent where only the last traces of noise are
     left."""
@@ -226,7 +226,7 @@ def _flow(shift: float = 1.0) -> Grid:
     return uniform_time(Logit(shift))
 
 
-def _auto(power: float = 1.5) -> Grid:
+def _auto(power: float = 1.35) -> Grid:
     return lambda lam_min, lam_max: straight(lam_min, lam_max, power)
 
 
