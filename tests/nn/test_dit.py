@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from marginals.errors import MarginalsError
 from marginals.nn import DIT_SIZES, DiT
 from marginals.nn.attention import Attention, grid_positions, rotate, rotations
-from marginals.nn.dit import Block, _from_patches, _to_patches
+from marginals.nn.dit import Block, from_patches, to_patches
 
 MODERN = {
     "shared": True, "qk_norm": True, "rope": True, "swiglu": True, "registers": 2, "skip": True,
@@ -71,8 +71,8 @@ def test_fresh_blocks_are_the_identity_and_a_fresh_network_says_nothing(options)
 
 def test_patches_come_back_where_they_were():
     x = torch.arange(2 * 3 * 6 * 6.0).reshape(2, 3, 6, 6)
-    tokens = _to_patches(x, 2)
-    assert torch.equal(_from_patches(tokens, 2, 6), x)
+    tokens = to_patches(x, 2)
+    assert torch.equal(from_patches(tokens, 2, 6), x)
     assert torch.equal(tokens[0, 4], x[0, :, 2:4, 2:4].flatten())  # row by row, 3 patches each
 
 
@@ -91,12 +91,12 @@ def test_no_label_is_minus_one_and_differs_from_every_class():
 
 def text_net(**options) -> DiT:
     torch.manual_seed(0)
-    net = DiT(2, 4, width=24, depth=2, heads=2, text_width=6, **options).double()
+    net = DiT(2, 4, width=24, depth=2, heads=2, text_width=6, **options).double().eval()
     open_gates(net)
     return net
 
 
-@pytest.mark.parametrize("options", [{}, MODERN])
+@pytest.mark.parametrize("options", [{}, MODERN, {"guess": 5}, {"guess": 5, "registers": 2}])
 def test_padding_is_not_heard_and_words_are(options):
     net = text_net(**options)
     x, t, words = torch.randn(2, 2, 4, 4), torch.rand(2), torch.randn(2, 3, 6)
@@ -109,7 +109,7 @@ def test_padding_is_not_heard_and_words_are(options):
     assert not torch.allclose(other[0], out[0]) and torch.equal(other[1], out[1])
 
 
-@pytest.mark.parametrize("options", [{}, MODERN])
+@pytest.mark.parametrize("options", [{}, MODERN, {"guess": 5}])
 def test_silence_is_a_learned_token_whatever_its_length(options):
     net = text_net(**options)
     x, t = torch.randn(2, 2, 4, 4).double(), torch.rand(2).double()
@@ -200,6 +200,7 @@ def test_config_rebuilds_the_network():
         ({"heads": 3}, "heads"),
         ({"num_classes": 2, "text_width": 3}, "not both"),
         ({"depth": 0}, "1 or more"),
+        ({"guess": 4}, "from text"),
         ({"width": 18, "heads": 1}, "divisible by 4"),
         ({"width": 36, "heads": 6, "rope": True}, "4k"),
     ],

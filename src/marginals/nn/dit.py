@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..errors import MarginalsError
 from .attention import Attention, Mlp, SwiGlu, grid_positions, modulate, rotations
 from .embed import check_labels, check_times
+from .guess import GuessedText
 from .text import TextTokens
 
 DIT_SIZES: dict[str, dict[str, int]] = {
@@ -94,6 +95,9 @@ class DiT(nn.Module):
     num_classes 0 for a network that is not told a class
     text_width  numbers per text token (B, T, text_width) that `cond` then is; 0 = no text. The
                 tokens join those of the picture in every block, and their mean joins the time
+    guess       hidden units of a small network that guesses the picture from the text, which is
+                fitted first; the guess is added to the tokens, and no text tokens join them (their
+                mean still joins the time), which halves the cost of short texts
     outputs     numbers said about every pixel: with 2, a second answer (a variance)
     mlp         hidden units of the MLP per unit of width
     shared      one adaLN layer for all blocks plus a small table each
@@ -118,6 +122,7 @@ class DiT(nn.Module):
         heads: int = 6,
         num_classes: int = 0,
         text_width: int = 0,
+        guess: int = 0,
         outputs: int = 1,
         mlp: float = 4.0,
         shared: bool = False,
@@ -129,10 +134,10 @@ class DiT(nn.Module):
         time: Sequence[float] = (0.0, 1000.0),
     ) -> None:
         super().__init__()
-        _check(channels, size, patch, width, depth, heads, outputs, num_classes, text_width)
+        _check(channels, size, patch, width, depth, heads, outputs, num_classes, text_width, guess)
         self._config: dict[str, Any] = {
             "channels": channels, "size": size, "patch": patch, "width": width, "depth": depth,
-            "heads": heads, "num_classes": num_classes, "text_width": text_width,
+            "heads": heads, "num_classes": num_classes, "text_width": text_width, "guess": guess,
             "outputs": outputs, "mlp": mlp, "shared": shared, "qk_norm": qk_norm, "rope": rope,
             "swiglu": swiglu, "registers": registers, "skip": skip, "time": list(time),
         }  # fmt: skip
@@ -141,7 +146,11 @@ class DiT(nn.Module):
         self.enter = nn.Linear(channels * patch**2, width)
         self.time = TimeEmbedding(width, time)
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
-        self.text = TextTokens(text_width, width) if text_width else None
+        self.text: TextTokens | GuessedText | None = None
+        if text_width and guess:
+            self.text = GuessedText(text_width, width, guess, side**2, channels * patch**2)
+        elif text_width:
+            self.text = TextTokens(text_width, width)
         self.registers = nn.Parameter(torch.zeros(registers, width)) if registers else None
         self.adaln = _zeroed(nn.Linear(width, 6 * width)) if shared else None
         self.blocks = nn.ModuleList(
@@ -163,8 +172,10 @@ class DiT(nn.Module):
 
     def _start(self) -> None:
         """The paper's first weights: Xavier for every matrix, small normal ones for what tells
-        time and class, zeros for all that closes a gate or answers."""
+        time and class, zeros for all that closes a gate or answers. A guess keeps its own."""
         for name, module in self.named_modules():
+            if "guess." in name:
+                continue
             if isinstance(module, nn.Linear) and not name.endswith(("adaln", "last", "skip")):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -194,7 +205,7 @@ class DiT(nn.Module):
                 f"but got {(*x.shape[1:],)}."
             )
         check_times(t, len(x))
-        tokens = self.enter(_to_patches(x, self.patch))
+        tokens = self.enter(to_patches(x, self.patch))
         if self.position is not None:
             tokens = tokens + self.position.to(tokens.dtype)
         told, tokens, mask = self._told(tokens, t, cond)
@@ -205,7 +216,7 @@ class DiT(nn.Module):
         tokens = tokens[:, : (self.size // self.patch) ** 2]
         shift, scale = self.last(told)[:, None].chunk(2, -1)
         out = self.leave(modulate(self.norm(tokens), shift, scale))
-        out = _from_patches(out, self.patch, self.size)
+        out = from_patches(out, self.patch, self.size)
         if self.skip is None:
             return out
         gates = self.skip(told).unflatten(1, (-1, self.channels))[..., None, None]
@@ -226,6 +237,10 @@ class DiT(nn.Module):
         if self.registers is not None:
             more = self.registers.to(tokens.dtype).expand(len(tokens), -1, -1)
             tokens = torch.cat([tokens, more], 1)
+        if isinstance(self.text, GuessedText):
+            guessed, pooled = self.text(cond, len(tokens))
+            guessed = F.pad(guessed, (0, 0, 0, tokens.shape[1] - guessed.shape[1]))
+            return F.silu(told + pooled), tokens + guessed.to(tokens.dtype), mask
         if self.text is not None:
             words, pooled, spoken = self.text(cond, len(tokens))
             always = spoken.new_ones(len(tokens), tokens.shape[1])
@@ -244,12 +259,12 @@ class DiT(nn.Module):
         return torch.cat([self.turn, still])
 
 
-def _to_patches(x: Tensor, patch: int) -> Tensor:
+def to_patches(x: Tensor, patch: int) -> Tensor:
     """(B, C, H, W) → (B, H·W/p², C·p²), row by row; inside a patch channel, row, column."""
     return F.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
 
 
-def _from_patches(tokens: Tensor, patch: int, size: int) -> Tensor:
+def from_patches(tokens: Tensor, patch: int, size: int) -> Tensor:
     side = size // patch
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (side, side)), patch)
 
@@ -262,7 +277,7 @@ def _zeroed(layer: nn.Linear) -> nn.Linear:
 
 def _check(
     channels: int, size: int, patch: int, width: int, depth: int, heads: int, outputs: int,
-    num_classes: int, text_width: int,
+    num_classes: int, text_width: int, guess: int,
 ) -> None:  # fmt: skip
     """Say in one sentence what does not fit together."""
     if min(channels, size, patch, width, depth, heads, outputs) < 1:
@@ -271,5 +286,7 @@ def _check(
         )
     if min(num_classes, text_width) < 0 or (num_classes and text_width):
         raise MarginalsError("A DiT is told classes (num_classes) or text (text_width), not both.")
+    if guess < 0 or (guess and not text_width):
+        raise MarginalsError("A guess is made from text (text_width) by 1 hidden unit or more.")
     if size % patch:
         raise MarginalsError(f"Patches of {patch} do not tile a picture of {size}: choose another.")

@@ -8,6 +8,25 @@ from torch import Tensor, nn
 from ..errors import MarginalsError
 
 
+def pool_states(states: Tensor) -> tuple[Tensor, Tensor]:
+    """States (B, T, D), zeros for padding → their mean (B, D), 0 where there are none, and which
+    texts say something (B,)."""
+    spoken = (states != 0).any(-1)
+    count = spoken.sum(1, keepdim=True)
+    return states.sum(1) / count.clamp(min=1), count[:, 0] > 0
+
+
+def check_states(cond: Tensor, batch: int, text_width: int) -> None:
+    """Raise MarginalsError for what are no states of texts."""
+    if not cond.is_floating_point() or cond.shape != (batch, cond.shape[1], text_width):
+        raise MarginalsError(
+            f"This network is told text: states of shape ({batch}, T, {text_width}), not "
+            f"{cond.dtype} of shape {tuple(cond.shape)}."
+        )
+    if cond.shape[1] < 1:
+        raise MarginalsError("A text needs at least one token; zeros say nothing.")
+
+
 class TextTokens(nn.Module):
     """(B, T, text_width) states, zeros for padding → tokens (B, T, width), mean, mask (B, T).
 
@@ -28,7 +47,7 @@ class TextTokens(nn.Module):
     def forward(self, cond: Tensor | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         if cond is None:
             cond = self.null.new_zeros(batch, 1, self.text_width)
-        self._check(cond, batch)
+        check_states(cond, batch, self.text_width)
         spoken = (cond != 0).any(-1)
         silent = ~spoken.any(1)
         words = self.fc(self.norm(cond.to(self.fc.weight.dtype)))
@@ -39,12 +58,3 @@ class TextTokens(nn.Module):
         said = spoken[..., None].to(words.dtype)
         mean = (words * said).sum(1) / said.sum(1)
         return words, self.pool(mean), spoken
-
-    def _check(self, cond: Tensor, batch: int) -> None:
-        if not cond.is_floating_point() or cond.shape != (batch, cond.shape[1], self.text_width):
-            raise MarginalsError(
-                f"This network is told text: states of shape ({batch}, T, {self.text_width}), not "
-                f"{cond.dtype} of shape {tuple(cond.shape)}."
-            )
-        if cond.shape[1] < 1:
-            raise MarginalsError("A text needs at least one token; zeros say nothing.")

@@ -117,6 +117,8 @@ def _network(config: TrainConfig, stats: DataStats) -> nn.Module:
         k: v for k, v in _ALSO.get(config.model, {}).items() if k == "outputs" or name in PRESETS
     }
     told = _text_width(stats)
+    if not told:
+        preset.pop("guess", None)
     kind = DiT if name in DIT_PRESETS else UNet
     return _construct(kind, _fixed(stats) | told, preset | also, config)
 

@@ -114,6 +114,10 @@ class TrainConfig(BaseModel):
     """With a teacher: its guidance, which the student learns and then needs no more; by default 1,
     which is none."""
 
+    guess_images: int | None = Field(default=None, ge=1)
+    """Networks with a guess (dit-emoji): how many texts it is fitted to before the first step; by
+    default a hundred for every picture."""
+
     decoder: DecoderName | None = None
     """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics (of
     an autoencoder one logistic)."""

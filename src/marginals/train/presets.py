@@ -59,8 +59,8 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "emoji": {
         "data": "emoji", "size": 64, "model": "flow", "codec": "emoji", "network": "dit-emoji",
-        "precision": "bf16", "images": 2_000_000, "batch": 64, "lr": 4e-3,
-        "save_every": 25_000, "sample_every": 100_000,
+        "precision": "bf16", "optimizer": "muon", "guess_images": 5_000_000, "images": 2_000_000,
+        "batch": 128, "lr": 4e-3, "save_every": 25_600, "sample_every": 102_400,
     },
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.generative import Generative
+from marginals.nn import DiT
 from marginals.train import records
 from marginals.train.build import look_at
 from marginals.train.claim import Taken, claim
@@ -27,6 +28,7 @@ from marginals.train.config import TrainConfig
 from marginals.train.ema import Ema
 from marginals.train.engine import Engine
 from marginals.train.folder import Run, finished_already, may_continue, require_free
+from marginals.train.guess import SHOWINGS, fit_guess, fresh_guess
 from marginals.train.loop import Trainer, save_average
 from marginals.train.optimizer import make_optimizer
 from marginals.train.progress import Event, EventKind, Listener, ProgressBar
@@ -169,6 +171,21 @@ class _Session:
         if self.config.start is not None and self.resumed is None:
             self.say("plan", take_over(self.model, self.config.start))
         self.feed = make_feed(self.config, self.source, self.model, self.engine)
+        if (net := fresh_guess(self.model)) and not (
+            self.resumed and self.resumed.state_path.is_file()
+        ):
+            self._guess(net)
+
+    def _guess(self, net: DiT) -> None:
+        """Before the first step: fit what a network guesses from texts."""
+        if self.feed.captions is None:
+            raise MarginalsError("a network with a guess needs captioned pictures to learn it from")
+        images = self.config.guess_images or SHOWINGS * len(self.source)
+        share = fit_guess(
+            self.engine.place(net), self.feed, images,
+            bf16=self.config.precision == "bf16", progress=self.engine.is_main,
+        )  # fmt: skip
+        self.say("plan", f"the first guess explains {share:.0%} of the pictures' variance")
 
     def say(self, kind: EventKind, text: str, values: dict[str, Any] | None = None) -> None:
         if self.engine.is_main:

@@ -1,0 +1,99 @@
+"""The first thing a network with a guess learns: the mean picture of every text, by regression.
+
+It takes minutes where the whole run takes hours, because a text is asked once per picture and not
+once per token and noise level (`marginals.nn.guess` says what it is for).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import AdamW
+from tqdm import tqdm
+
+from marginals.generative import Generative
+from marginals.latent import walked
+from marginals.nn.dit import DiT, to_patches
+from marginals.nn.guess import NOISE, Guess, GuessedText
+from marginals.nn.text import pool_states
+from marginals.pixels import to_float
+from marginals.train.feed import Feed, step_seed
+
+__all__ = ["fit_guess", "fresh_guess"]
+
+SHOWINGS = 100
+"""How often every picture is shown by default."""
+_BATCH, _LR, _DECAY = 512, 2e-3, 0.5
+
+
+def fresh_guess(model: Generative) -> DiT | None:
+    """The network of the model, if it has a guess that has learned nothing yet."""
+    net = getattr(getattr(walked(model), "net", None), "backbone", None)
+    if not isinstance(net, DiT) or not isinstance(net.text, GuessedText):
+        return None
+    return None if bool(net.text.guess.fc3.weight.any()) else net
+
+
+def fit_guess(
+    net: DiT, feed: Feed, images: int, *, bf16: bool = False, progress: bool = False
+) -> float:
+    """Fit the guess of ``net`` to the pictures (or latents) and captions of ``feed``; returns the
+    share of the variance that it explained in the last hundredth of the way.
+
+    The loss is the mean square |guess(text) − x₀|², over ``images`` showings of a picture with one
+    of its captions; AdamW, of which the rate falls to 0 over the last half. A function of the
+    feed's seed.
+    """
+    assert isinstance(net.text, GuessedText) and feed.captions is not None
+    guess = net.text.guess
+    _measure(guess, feed)
+    weights = list(guess.parameters())
+    optimizer = AdamW(weights, lr=_LR, betas=(0.9, 0.99), weight_decay=0.0)
+    steps = max(images // _BATCH, 1)
+    some = torch.linspace(0, len(feed.source) - 1, min(len(feed.source), 4096)).long()
+    variance = _pictures(feed, some).var(0, correction=0).mean()
+    losses: list[float] = []
+    guess.requires_grad_(True)
+    bar = tqdm(
+        range(steps), desc="first guess", unit_scale=_BATCH, unit=" texts", disable=not progress
+    )
+    for step in bar:
+        generator = torch.Generator().manual_seed(step_seed(feed.seed, step, -1))
+        rate = min((step + 1) / 50, 1.0, (steps - step) / (_DECAY * steps))
+        for group in optimizer.param_groups:
+            group["lr"] = _LR * rate
+        loss = _loss(guess, net.patch, feed, generator, bf16)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 0 or step >= 0.99 * steps:
+            losses.append(loss.item())
+            bar.set_postfix_str(f"{1 - losses[-1] / variance:.0%} of the variance")
+    guess.requires_grad_(False)
+    last = losses[-max(steps // 100, 1) :]
+    return 1.0 - sum(last) / len(last) / float(variance)
+
+
+def _loss(guess: Guess, patch: int, feed: Feed, generator: torch.Generator, bf16: bool) -> Tensor:
+    assert feed.captions is not None
+    chosen = torch.randint(len(feed.source), (_BATCH,), generator=generator)
+    x = _pictures(feed, chosen)
+    pooled, spoken = guess.pooled(feed.captions.draw(chosen, generator).to(feed.device))
+    pooled = pooled + NOISE * torch.randn(pooled.shape, generator=generator).to(pooled)
+    with torch.autocast(feed.device.type, torch.bfloat16, enabled=bf16):
+        answer = guess(pooled)
+    return F.mse_loss(answer.float()[spoken], to_patches(x, patch)[spoken])
+
+
+def _pictures(feed: Feed, chosen: Tensor) -> Tensor:
+    x = feed.source.batch(chosen)[0].to(feed.device)
+    return x if x.is_floating_point() else to_float(x)
+
+
+def _measure(guess: Guess, feed: Feed) -> None:
+    """Shift and spread of the mean states of all captions."""
+    assert feed.captions is not None
+    table = feed.captions.table
+    parts = torch.arange(len(table)).split(1024)
+    means = torch.cat([pool_states(table(part))[0] for part in parts])
+    guess.shift.copy_(means.mean(0))
+    guess.spread.copy_((means - means.mean(0)).square().mean().sqrt().clamp(min=1e-6))

@@ -1,0 +1,121 @@
+"""The first guess: what it converges to is known, and a run fits it once."""
+
+import pytest
+import torch
+
+import marginals.text
+from marginals.data.captioned import Captioned
+from marginals.errors import MarginalsError
+from marginals.io.checkpoint import load_model
+from marginals.nn import DiT
+from marginals.nn.dit import from_patches
+from marginals.text.base import TextEncoder
+from marginals.train import TrainConfig, resume, train
+from marginals.train.captions import Captions
+from marginals.train.feed import Feed
+from marginals.train.guess import fit_guess, fresh_guess
+
+SIZES = {"patch": 4, "width": 32, "depth": 1, "heads": 2, "guess": 32}
+OPTIONS = {
+    "network": "dit-demo", "network_options": SIZES, "model": "v", "batch": 16, "threads": 1,
+    "sample_every": 0, "text": "letters", "images": 32, "guess_images": 40_000,
+}  # fmt: skip
+
+
+class Letters(TextEncoder):
+    """A state for every letter: 1 at its place in the alphabet."""
+
+    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
+
+    def tokens(self, texts):
+        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
+
+    def forward(self, ids, mask):
+        return torch.nn.functional.one_hot(ids, 27).float()
+
+
+@pytest.fixture(autouse=True)
+def letters(monkeypatch, tmp_path):
+    monkeypatch.setenv("MARGINALS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(marginals.text, "encoder", lambda name, device="cpu": Letters())
+
+
+def pictures() -> Captioned:
+    """Gray squares: "dark" and "light", by their captions only."""
+    values = torch.tensor([40, 210]).repeat(8)
+    images = values[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8).contiguous()
+    images[:, :, ::2] += 9
+    return Captioned(images, tuple(("dark",) if v < 100 else ("light", "pale") for v in values))
+
+
+def quiet(_event) -> None:
+    pass
+
+
+def feed_of(source: Captioned) -> Feed:
+    return Feed(
+        source, batch=8, seed=0, augment=lambda x, _: x, conditional=True,
+        captions=Captions(source.captions, Letters()), label_dropout=0.1,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def guessed(net: DiT, text: str) -> torch.Tensor:
+    guess = net.text.guess
+    return from_patches(guess(guess.pooled(Letters()([text]))[0]), net.patch, net.size)[0]
+
+
+def test_the_guess_of_a_text_is_the_mean_of_its_pictures():
+    """Six texts with two pictures each: the mean of the two is the best that can be said, and it
+    explains the share of the variance that lies between texts. Texts are noised, so that the guess
+    is a little nearer to the mean of all."""
+    torch.manual_seed(0)
+    texts = ["a", "bb", "c", "d", "ef", "g"]
+    images = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8)
+    source = Captioned(images, tuple((texts[i // 2],) for i in range(12)))
+    net = DiT(1, 8, text_width=27, **SIZES)
+    share = fit_guess(net, feed_of(source), 400_000)
+    x = images.float() / 127.5 - 1
+    means = x.unflatten(0, (6, 2)).mean(1)
+    between = float((means - x.mean(0)).square().mean() / x.var(0, correction=0).mean())
+    assert share == pytest.approx(between, abs=0.05)
+    for text, mean in zip(texts, means, strict=True):
+        assert float((guessed(net, text) - mean).square().mean()) < 0.1 * float(
+            mean.square().mean()
+        )
+
+
+def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path):
+    said = []
+    listen = {"on_event": lambda e: said.append(e.text), "source": pictures()}
+    run = train(TrainConfig(**OPTIONS, out=str(tmp_path / "run")), **listen)
+    assert sum("first guess" in text for text in said) == 1
+    model = load_model(run.path)
+    assert fresh_guess(model) is None
+    assert float(guessed(model.net.backbone, "dark").mean()) < -0.5
+    assert float(guessed(model.net.backbone, "pale").mean()) > 0.5
+    before = model.net.backbone.text.guess.state_dict()
+    resume(run.path, images=64, **listen)
+    after = load_model(run.path).net.backbone.text.guess.state_dict()
+    assert sum("first guess" in text for text in said) == 1
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    config = TrainConfig(**{**OPTIONS, "images": 16}, start=str(run.path), out=str(tmp_path / "on"))
+    taken = load_model(train(config, **listen).path).net.backbone.text.guess.state_dict()
+    assert sum("first guess" in text for text in said) == 1
+    assert all(torch.equal(before[k], taken[k]) for k in before)
+
+
+def test_the_same_seed_fits_the_same_guess_and_resuming_changes_no_bit(tmp_path):
+    short = {**OPTIONS, "decay": 0.0, "guess_images": 4_000, "images": 64}
+    given = {"on_event": quiet, "source": pictures()}
+    whole = train(TrainConfig(**short, out=str(tmp_path / "whole")), **given)
+    half = train(TrainConfig(**{**short, "images": 32}, out=str(tmp_path / "half")), **given)
+    half = resume(half.path, images=64, **given)
+    one, two = (load_model(run.path).state_dict() for run in (whole, half))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_without_captions_there_is_nothing_to_guess_from(tmp_path):
+    config = TrainConfig(**{**OPTIONS, "data": "digits", "text": "minilm"}, out=str(tmp_path / "x"))
+    with pytest.raises(MarginalsError, match="from text"):
+        train(config, on_event=quiet)
