@@ -43,6 +43,7 @@ def test_presets_survive_yaml(tmp_path, name):
 def test_images_replace_the_time_of_a_preset():
     config = TrainConfig.preset("10min", images=640)
     assert (config.images, config.minutes) == (640, None)
+    assert TrainConfig.preset("shapes", images=640).images == 640  # a task has no time to replace
 
 
 def test_only_what_touches_a_step_is_a_difference():

@@ -234,7 +234,7 @@ class TrainConfig(BaseModel):
         "emoji"), with `changes`."""
         values = preset(name, changes.get("model", "v")) | changes
         if changes.get("images") is not None:
-            values.pop("minutes")
+            values.pop("minutes", None)
         return cls(**values)
 
     @classmethod
