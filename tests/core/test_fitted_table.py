@@ -68,7 +68,8 @@ def test_the_default_has_the_order_that_suits_its_steps(steps, order, last):
 
 
 @pytest.mark.parametrize(
-    ("steps", "order", "last"), [(2, 2, 1), (8, 2, 1), (16, 2, 1), (17, 3, 2), (41, 4, 3)]
+    ("steps", "order", "last"),
+    [(2, 1, 1), (6, 1, 1), (7, 2, 1), (16, 2, 1), (17, 3, 2), (41, 4, 3)],
 )
 def test_guided_walks_of_few_steps_have_a_low_order(steps, order, last):
     at = [VP(lam) for lam in grid(straight(-8.0, 9.0), steps)]
