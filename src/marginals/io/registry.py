@@ -146,9 +146,9 @@ def _decoders() -> "Mapping[str, Decoder]":
 
 @cache
 def _backbones() -> "Mapping[str, type[nn.Module]]":
-    from marginals.nn import MLP, DiT, UNet
+    from marginals.nn import ADM, MLP, DiT, UNet
 
-    return {"unet": UNet, "dit": DiT, "mlp": MLP}
+    return {"unet": UNet, "dit": DiT, "mlp": MLP, "adm": ADM}
 
 
 def _make(what: str, name: str, makers: "Mapping[str, Callable[..., T]]") -> T:

@@ -22,7 +22,14 @@ from marginals.io.atomic import atomic_write
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Contents", "read_contents", "read_tensors", "rewrite", "write_tensors"]
+__all__ = [
+    "Contents",
+    "read_contents",
+    "read_foreign",
+    "read_tensors",
+    "rewrite",
+    "write_tensors",
+]
 
 _ENTRY = "marginals"  # our one metadata entry: several would be written in no fixed order
 _LONGEST = 100_000_000  # bytes of JSON that safetensors itself accepts
@@ -79,6 +86,14 @@ def read_tensors(
         raise MarginalsError(f"{path} is damaged ({error}); copy or download it again") from None
 
 
+def read_foreign(path: str | os.PathLike[str], remedy: str) -> dict[str, "torch.Tensor"]:
+    """All tensors of a safetensors file of anybody's. Raises MarginalsError when it is missing,
+    truncated or no such file; of a pickle it says that it is refused, and `remedy`."""
+    with _open(Path(path)) as file:
+        _read_index(Path(path), file, remedy)
+    return read_tensors(path)
+
+
 def rewrite(
     path_in: str | os.PathLike[str], path_out: str | os.PathLike[str], header: Mapping[str, Any]
 ) -> None:
@@ -113,15 +128,17 @@ def _open(path: Path) -> BinaryIO:
         raise MarginalsError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _read_index(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
+def _read_index(
+    path: Path, file: BinaryIO, remedy: str = "ask for the model as .safetensors"
+) -> tuple[dict[str, Any], int]:
     """The JSON at the head of a safetensors file, and where the tensors begin (file is there)."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(9)
     if not start.endswith(b"{") or len(start) < 9:
-        raise MarginalsError(_not_safetensors(path, start, size))
+        raise MarginalsError(_not_safetensors(path, start, size, remedy))
     length = int.from_bytes(start[:8], "little")
     if length > _LONGEST:
-        raise MarginalsError(_not_safetensors(path, start, size))
+        raise MarginalsError(_not_safetensors(path, start, size, remedy))
     text = b"{" + file.read(length - 1)
     if len(text) < length:
         raise MarginalsError(_truncated(path, size))
@@ -144,13 +161,13 @@ def _truncated(path: Path, size: int, expected: int | None = None) -> str:
     return f"{path} is truncated (only {there} are there); copy or download it again"
 
 
-def _not_safetensors(path: Path, start: bytes, size: int) -> str:
+def _not_safetensors(path: Path, start: bytes, size: int, remedy: str) -> str:
     if size == 0:
         return f"{path} is empty; copy or download it again"
     if start[:1] == b"\x80" or zipfile.is_zipfile(path) or path.suffix in (".pt", ".ckpt", ".pkl"):
         return (
             f"{path} is a pickle (.pt, .ckpt); it is refused because opening a pickle can run any "
-            "code hidden in it; ask for the model as .safetensors"
+            f"code hidden in it; {remedy}"
         )
     return f"{path} is not a safetensors file"
 

@@ -6,6 +6,7 @@ JSON-able dict that rebuilds it.
 Networks with latents (`VectorLatents`, `GridLatents`) are the other kind: ladders are made of them.
 """
 
+from .adm import ADM
 from .codec import ImageCodec
 from .dit import DIT_SIZES, DiT
 from .latent import VectorLatents
@@ -15,6 +16,7 @@ from .topdown import GridLatents
 from .unet import UNet
 
 __all__ = [
+    "ADM",
     "DIT_PRESETS",
     "DIT_SIZES",
     "LATENT_PRESETS",
