@@ -13,7 +13,7 @@ from marginals.text.base import TextEncoder
 from marginals.train import TrainConfig, resume, train
 from marginals.train.captions import Captions
 from marginals.train.feed import Feed
-from marginals.train.guess import fit_guess, fresh_guess
+from marginals.train.guess import fit_guess, guessing, is_fresh
 
 SIZES = {"patch": 4, "width": 32, "depth": 1, "heads": 2, "guess": 32}
 OPTIONS = {
@@ -91,7 +91,7 @@ def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path):
     run = train(TrainConfig(**OPTIONS, out=str(tmp_path / "run")), **listen)
     assert sum("first guess" in text for text in said) == 1
     model = load_model(run.path)
-    assert fresh_guess(model) is None
+    assert not is_fresh(guessing(model))
     assert float(guessed(model.net.backbone, "dark").mean()) < -0.5
     assert float(guessed(model.net.backbone, "pale").mean()) > 0.5
     before = model.net.backbone.text.guess.state_dict()
@@ -99,10 +99,14 @@ def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path):
     after = load_model(run.path).net.backbone.text.guess.state_dict()
     assert sum("first guess" in text for text in said) == 1
     assert all(torch.equal(before[k], after[k]) for k in before)
-    config = TrainConfig(**{**OPTIONS, "images": 16}, start=str(run.path), out=str(tmp_path / "on"))
-    taken = load_model(train(config, **listen).path).net.backbone.text.guess.state_dict()
+    more = {**OPTIONS, "images": 16, "guess_images": None, "start": str(run.path)}
+    on = train(TrainConfig(**more, out=str(tmp_path / "on")), **listen)
+    taken = load_model(on.path).net.backbone.text.guess.state_dict()
     assert sum("first guess" in text for text in said) == 1
     assert all(torch.equal(before[k], taken[k]) for k in before)
+    more["guess_images"] = 2_000
+    train(TrainConfig(**more, out=str(tmp_path / "again")), **listen)
+    assert sum("first guess" in text for text in said) == 2
 
 
 def test_the_same_seed_fits_the_same_guess_and_resuming_changes_no_bit(tmp_path):

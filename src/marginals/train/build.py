@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from marginals.classifier import NoisyClassifier
 from marginals.codec import Autoencoder
 from marginals.coupling import MinibatchOT
 from marginals.data.captioned import captions_of
@@ -19,6 +20,8 @@ from marginals.ladder import Ladder
 from marginals.latent import Latent, walked
 from marginals.metrics.perceptual import FeatureLoss
 from marginals.nn import DIT_PRESETS, LATENT_PRESETS, MLP, PRESETS, DiT, ImageCodec, UNet
+from marginals.nn.classifier import PictureClassifier
+from marginals.nn.presets import CLASSIFIER_PRESETS
 from marginals.pixels import to_float
 from marginals.rung import KlObjective
 from marginals.train.config import TrainConfig
@@ -58,6 +61,8 @@ def build_model(config: TrainConfig, stats: DataStats) -> Generative:
         torch.manual_seed(config.seed)
         if config.model in LADDERS:
             return _ladder(config, stats)
+        if config.model == "classifier":
+            return _classifier(config, stats)
         if config.teacher is not None:
             return learn_from(config, stats)
         model = _diffusion(config, stats)
@@ -90,6 +95,19 @@ def _ladder(config: TrainConfig, stats: DataStats) -> Ladder:
     if config.feature_loss is not None and isinstance(model, Autoencoder):
         model.perceptual = FeatureLoss(config.feature_loss)
     return model
+
+
+def _classifier(config: TrainConfig, stats: DataStats) -> NoisyClassifier:
+    if len(stats.classes) < 2:
+        raise MarginalsError(
+            f"a classifier needs pictures of two classes or more, and {stats.name} has "
+            f"{len(stats.classes) or 'none'}: of a folder, the sub-folders are the classes"
+        )
+    preset = _preset(CLASSIFIER_PRESETS, config.network or "classifier")
+    return NoisyClassifier(
+        _construct(PictureClassifier, _fixed(stats), preset, config),
+        data=replace(stats, text=""),
+    )
 
 
 def _latent(config: TrainConfig, stats: DataStats) -> Latent:

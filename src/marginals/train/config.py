@@ -38,6 +38,7 @@ ModelName = Literal[
     "flow",
     "score_ve",
     "score_sub_vp",
+    "classifier",
 ]
 DecoderName = Literal["mixture", "logistic", "categorical", "gaussian", "bernoulli"]
 
@@ -59,6 +60,7 @@ SAMPLE_STEPS = 20
 
 _FOR_LADDERS = ("decoder", "beta", "free_bits", "kl_warmup")
 _FOR_DIFFUSION = ("sample_steps", "compile", "codec", "coupling", "teacher")
+_NOT_CLASSIFYING = {"label_dropout": 0.0, "sample_every": 0}
 _WITH_TEACHER = ("student_steps", "teacher_evaluations", "teacher_guidance")
 _FLOWS = ("flow", "v", "edm")
 
@@ -81,8 +83,9 @@ class TrainConfig(BaseModel):
     """Text encoder for data with captions."""
 
     model: ModelName = "v"
-    """What to train: vae, hvae and autoencoder learn their latents; for all others, which are
-    diffusion models, the name decides schedule, prediction and loss weights."""
+    """What to train: vae, hvae and autoencoder learn their latents; classifier learns the classes
+    of noisy pictures, to guide with (`sample --classifier`); for all others, which are diffusion
+    models, the name decides schedule, prediction and loss weights."""
     network: str | None = None
     """Name of a network preset; by default the one that suits the model."""
     network_options: dict[str, Any] = Field(default_factory=dict)
@@ -116,7 +119,7 @@ class TrainConfig(BaseModel):
 
     guess_images: int | None = Field(default=None, ge=1)
     """Networks with a guess (dit-emoji): how many texts it is fitted to before the first step; by
-    default a hundred for every picture."""
+    default a hundred for every picture, and none where it comes from the model to start with."""
 
     decoder: DecoderName | None = None
     """vae, hvae: the law of a pixel given the latents; by default a mixture of five logistics (of
@@ -153,7 +156,8 @@ class TrainConfig(BaseModel):
     ema_ramp: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Early on the half-life is at most this fraction of the images seen."""
     label_dropout: float = Field(default=0.1, ge=0, le=1)
-    """How often a label is hidden, so that guidance has an unconditional model."""
+    """How often a label is hidden, so that guidance has an unconditional model; never from a
+    classifier."""
     flips: bool | None = None
     """Mirror half of the pictures left to right; by default where the data set allows it."""
 
@@ -201,6 +205,15 @@ class TrainConfig(BaseModel):
             raise ValueError("name a folder for the run")
         return out
 
+    @model_validator(mode="before")
+    @classmethod
+    def _for_a_classifier(cls, values: Any) -> Any:
+        """Labels are all it learns, and it draws nothing."""
+        if not isinstance(values, dict) or values.get("model") != "classifier":
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        return values | _NOT_CLASSIFYING | given
+
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if (self.images is None) == (self.minutes is None):
@@ -209,12 +222,19 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_mean_something(self) -> Self:
-        ladder = self.model in LADDERS
-        for name in _FOR_DIFFUSION if ladder else _FOR_LADDERS:
-            value = getattr(self, name)
-            if value is not None and value is not False:
-                whose = "diffusion models" if ladder else "vae, hvae and autoencoder"
-                raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
+        for names, whose in self._of_others():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and value is not False:
+                    raise ValueError(f"{name} is for {whose} and means nothing to {self.model}")
+        if self.model == "classifier":
+            for name, only in _NOT_CLASSIFYING.items():
+                if getattr(self, name) != only:
+                    raise ValueError(
+                        f"a classifier learns from labels and draws nothing: leave {name} out"
+                    )
+            if not self.conditional:
+                raise ValueError("a classifier learns the classes: conditional cannot be false")
         if self.feature_loss is not None and self.model != "autoencoder":
             raise ValueError(f"feature_loss is for autoencoder and means nothing to {self.model}")
         for name in () if self.teacher else _WITH_TEACHER:
@@ -227,6 +247,13 @@ class TrainConfig(BaseModel):
         if self.codec is not None and self.flips:
             raise ValueError("latents cannot be mirrored: leave flips out, or train without codec")
         return self
+
+    def _of_others(self) -> list[tuple[tuple[str, ...], str]]:
+        """Settings that mean nothing to this kind of model, and whose they are."""
+        ladders = (_FOR_LADDERS, "vae, hvae and autoencoder")
+        if self.model == "classifier":
+            return [ladders, (_FOR_DIFFUSION, "diffusion models")]
+        return [(_FOR_DIFFUSION, "diffusion models")] if self.model in LADDERS else [ladders]
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:

@@ -18,19 +18,23 @@ from marginals.nn.text import pool_states
 from marginals.pixels import to_float
 from marginals.train.feed import Feed, step_seed
 
-__all__ = ["fit_guess", "fresh_guess"]
+__all__ = ["SHOWINGS", "fit_guess", "guessing", "is_fresh"]
 
 SHOWINGS = 100
 """How often every picture is shown by default."""
 _BATCH, _LR, _DECAY = 512, 2e-3, 0.5
 
 
-def fresh_guess(model: Generative) -> DiT | None:
-    """The network of the model, if it has a guess that has learned nothing yet."""
+def guessing(model: Generative) -> DiT | None:
+    """The network of the model, if it is one with a guess."""
     net = getattr(getattr(walked(model), "net", None), "backbone", None)
-    if not isinstance(net, DiT) or not isinstance(net.text, GuessedText):
-        return None
-    return None if bool(net.text.guess.fc3.weight.any()) else net
+    return net if isinstance(net, DiT) and isinstance(net.text, GuessedText) else None
+
+
+def is_fresh(net: DiT) -> bool:
+    """Whether its guess has learned nothing yet."""
+    assert isinstance(net.text, GuessedText)
+    return not bool(net.text.guess.fc3.weight.any())
 
 
 def fit_guess(
@@ -45,17 +49,20 @@ def fit_guess(
     """
     assert isinstance(net.text, GuessedText) and feed.captions is not None
     guess = net.text.guess
-    _measure(guess, feed)
+    some = torch.linspace(0, len(feed.source) - 1, min(len(feed.source), 4096)).long()
+    pictures = _pictures(feed, some)
+    variance = pictures.var(0, correction=0).mean()
+    _begin(guess, feed, to_patches(pictures.mean(0, keepdim=True), net.patch))
     weights = list(guess.parameters())
     optimizer = AdamW(weights, lr=_LR, betas=(0.9, 0.99), weight_decay=0.0)
     steps = max(images // _BATCH, 1)
-    some = torch.linspace(0, len(feed.source) - 1, min(len(feed.source), 4096)).long()
-    variance = _pictures(feed, some).var(0, correction=0).mean()
     losses: list[float] = []
     guess.requires_grad_(True)
+    off = None if progress else True
     bar = tqdm(
-        range(steps), desc="first guess", unit_scale=_BATCH, unit=" texts", disable=not progress
-    )
+        range(steps), desc="first guess", unit_scale=_BATCH, unit=" texts", mininterval=0.5,
+        disable=off,
+    )  # fmt: skip
     for step in bar:
         generator = torch.Generator().manual_seed(step_seed(feed.seed, step, -1))
         rate = min((step + 1) / 50, 1.0, (steps - step) / (_DECAY * steps))
@@ -89,11 +96,14 @@ def _pictures(feed: Feed, chosen: Tensor) -> Tensor:
     return x if x.is_floating_point() else to_float(x)
 
 
-def _measure(guess: Guess, feed: Feed) -> None:
-    """Shift and spread of the mean states of all captions."""
+@torch.no_grad()
+def _begin(guess: Guess, feed: Feed, mean: Tensor) -> None:
+    """Shift and spread of the mean states of all captions; the first guess is the mean picture."""
     assert feed.captions is not None
     table = feed.captions.table
     parts = torch.arange(len(table)).split(1024)
     means = torch.cat([pool_states(table(part))[0] for part in parts])
+    if not bool(guess.fc3.weight.any()):
+        guess.fc3.bias.copy_(mean.flatten())
     guess.shift.copy_(means.mean(0))
     guess.spread.copy_((means - means.mean(0)).square().mean().sqrt().clamp(min=1e-6))

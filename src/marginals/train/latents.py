@@ -103,6 +103,7 @@ def encoded(
         return source
     cast(torch.nn.Module, model.codec).to(device)
     parts = torch.arange(len(source)).split(_BATCH)
-    bar = tqdm(parts, desc="encoding", unit_scale=_BATCH, unit=" pictures", disable=not progress)
+    off = None if progress else True
+    bar = tqdm(parts, desc="encoding", unit_scale=_BATCH, unit=" pictures", disable=off)
     latents = [model.encode(source.batch(part)[0].to(device)).float().cpu() for part in bar]
     return Encoded(source, torch.cat(latents))

@@ -225,6 +225,8 @@ class Trainer:
 
     def _next(self) -> str:
         """The command that makes something of the run."""
+        if not self.state.model.draws:
+            return f"marginals sample MODEL --classifier {self.folder} --label NAME"
         if isinstance(self.state.model, Autoencoder):
             return f"marginals train --codec {self.folder} --model flow"
         return f"marginals sample {self.folder}"

@@ -50,6 +50,12 @@ _VDM: dict[str, Any] = {
 }  # fmt: skip
 
 
+# A classifier of noisy pictures has a small network that sees many pictures.
+_CLASSIFIER: dict[str, Any] = {
+    "2min": {"network": "classifier", "lr": 2e-3}, "10min": {"network": "classifier"},
+    "1h": {"network": "classifier-small"}, "overnight": {"network": "classifier-small"},
+}  # fmt: skip
+
 # What captioned pictures need, whatever the time: the settings that `bench/text2image.py` and
 # `bench/shapes.py` report on.
 TASKS: dict[str, dict[str, Any]] = {
@@ -67,8 +73,9 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def presets(model: str) -> dict[str, dict[str, Any]]:
     """The budgets by name, with the settings that suit this kind of model."""
-    if model == "vdm":
-        return {name: preset | _VDM[name] for name, preset in PRESETS.items()}
+    if model in ("vdm", "classifier"):
+        also = _VDM if model == "vdm" else _CLASSIFIER
+        return {name: preset | also[name] for name, preset in PRESETS.items()}
     if model in ("vae", "autoencoder"):
         own = _VAE if model == "vae" else _AUTOENCODER
         return {name: preset | own[name] for name, preset in LADDER_PRESETS.items()}

@@ -28,7 +28,7 @@ from marginals.train.config import TrainConfig
 from marginals.train.ema import Ema
 from marginals.train.engine import Engine
 from marginals.train.folder import Run, finished_already, may_continue, require_free
-from marginals.train.guess import SHOWINGS, fit_guess, fresh_guess
+from marginals.train.guess import SHOWINGS, fit_guess, guessing, is_fresh
 from marginals.train.loop import Trainer, save_average
 from marginals.train.optimizer import make_optimizer
 from marginals.train.progress import Event, EventKind, Listener, ProgressBar
@@ -171,9 +171,9 @@ class _Session:
         if self.config.start is not None and self.resumed is None:
             self.say("plan", take_over(self.model, self.config.start))
         self.feed = make_feed(self.config, self.source, self.model, self.engine)
-        if (net := fresh_guess(self.model)) and not (
-            self.resumed and self.resumed.state_path.is_file()
-        ):
+        begun = self.resumed is not None and self.resumed.state_path.is_file()
+        net = None if begun else guessing(self.model)
+        if net is not None and (self.config.guess_images is not None or is_fresh(net)):
             self._guess(net)
 
     def _guess(self, net: DiT) -> None:

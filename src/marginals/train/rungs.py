@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from marginals.classifier import NoisyClassifier
 from marginals.generative import Generative
 from marginals.latent import Latent
 from marginals.models import Model
 from marginals.train.feed import Feed
 
 __all__ = ["SILENT", "explain", "rung_words", "rungs", "silent"]
+
+_WITHOUT = (Model, Latent, NoisyClassifier)  # models of noise levels have no rungs to report
 
 SILENT = 0.05
 """Nats per picture below which a rung says nothing that matters. Those of a bottom-up ladder may be
@@ -25,9 +28,9 @@ def rungs(model: Generative, feed: Feed) -> dict[str, Any]:
     """{"bits_per_dim", "reconstruction", "rungs"} of the first batch, always with the same noise.
 
     "rungs" names every rung by its number, 1 beside the data, with its KL in nats per picture. {}
-    for a diffusion model, whose rungs are noise levels.
+    for models of noise levels.
     """
-    if isinstance(model, Model | Latent):
+    if isinstance(model, _WITHOUT):
         return {}
     batch = feed(0)
     terms = model.elbo(batch.x, batch.cond, generator=batch.generator)
@@ -48,7 +51,7 @@ def rung_words(by_rung: dict[str, float]) -> str:
 
 def explain(model: Generative) -> str:
     """What the words of `rung_words` mean, in a sentence; "" for a diffusion model."""
-    if isinstance(model, Model | Latent):
+    if isinstance(model, _WITHOUT):
         return ""
     return (
         "this model is a ladder of latents: each rung is one group of them, rung 1 beside the "
