@@ -134,6 +134,14 @@ class Rescaled:
         return Estimate(x, lam, self.scaling, est.out, est.prediction, est.var, est.mix)
 
 
+def told_time(label: NoiseSchedule, lam: Real, x: Tensor) -> Tensor:
+    """What a network is told of the level of a batch x: the times (B,) of a schedule. A level
+    beyond the range of ``label`` is told as its end."""
+    t = label.t(lam)
+    t = t.to(x.dtype).expand(len(x)) if isinstance(t, Tensor) else x.new_full((len(x),), t)
+    return t.clamp(0.0, 1.0)
+
+
 Backbone = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A network body: (x, t, cond) → a tensor of x's shape. It knows nothing of the formulation."""
 
@@ -172,9 +180,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor, lam: Real, cond: Tensor | None = None) -> Estimate:
         factor = units(lam, self.scaling, self.input_scaling)
         inner = x if isinstance(factor, float) and factor == 1.0 else x * expand(factor, x)
-        t = self.label.t(lam)
-        t = t.to(x.dtype).expand(len(x)) if isinstance(t, Tensor) else x.new_full((len(x),), t)
-        t = t.clamp(0.0, 1.0)  # a level beyond the label's range is told as its end
+        t = told_time(self.label, lam, x)
         out = self.backbone(inner, t) if cond is None else self.backbone(inner, t, cond)
         if out.shape[1] == x.shape[1]:
             return Estimate(x, lam, self.scaling, out, self.prediction)

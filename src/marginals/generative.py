@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,9 @@ class Generative(nn.Module):
     ``data``: statistics of the training data; without them the data count as mean 0, std 1, and
     the shape is taken from the first batch of ``losses``.
     """
+
+    draws: ClassVar[bool] = True
+    """Whether pictures can be drawn from it; not from a classifier, which is only trained alike."""
 
     def __init__(self, data: DataStats | None = None) -> None:
         super().__init__()

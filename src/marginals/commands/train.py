@@ -24,6 +24,7 @@ class Train(TrainConfig):
       marginals train --model hvae --data fashion --minutes 10
       marginals train --model autoencoder --data fashion --out runs/codec
       marginals train --codec runs/codec --model flow --data fashion
+      marginals train --model classifier --data fashion --preset 2min --out runs/judge
       marginals train --config runs/fashion/config.yaml --seed 1 --out runs/again
       marginals train --resume runs/fashion --images 400000
     """

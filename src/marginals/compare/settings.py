@@ -40,7 +40,7 @@ class Comparison:
 def model_names(text: str) -> tuple[str, ...]:
     """ "vae,hvae" → ("vae", "hvae"); MarginalsError for names that do not exist or come twice."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    known: Sequence[str] = get_args(ModelName)
+    known: Sequence[str] = [name for name in get_args(ModelName) if name != "classifier"]
     if wrong := [name for name in names if name not in known]:
         raise MarginalsError(f"there is no model {wrong[0]!r}; choose among {', '.join(known)}")
     if not names:

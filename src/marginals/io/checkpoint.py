@@ -92,6 +92,8 @@ def load_diffusion(path: PathLike, device: "str | torch.device" = "cpu") -> "Mod
     from marginals.models import Model
 
     model = load_model(path, device)
+    if not model.draws:
+        raise MarginalsError(f"{path} is a classifier of noisy pictures, and no diffusion model")
     if isinstance(model, Latent):
         raise MarginalsError(
             f"{path} walks in the latents of a codec, and this is for models that walk in pixels"

@@ -3,7 +3,7 @@
 A diffusion model is a network with a formulation: {"backbone", "prediction", "schedule", ...}. A
 ladder (VAE, hierarchical VAE) is a recipe for its rungs: {"ladder", "decoder", "objective", ...},
 that of an autoencoder with the "stats" of its latents. A latent model is {"codec", "inner"}, both
-in such words again.
+in such words again. A classifier of noisy pictures is {"classifier", "levels", "label", "scaling"}.
 """
 
 import math
@@ -15,6 +15,7 @@ from marginals.errors import MarginalsError
 if TYPE_CHECKING:
     from torch import nn
 
+    from marginals.classifier import NoisyClassifier
     from marginals.generative import Generative
     from marginals.ladder import Ladder
     from marginals.models import Model
@@ -27,15 +28,19 @@ _NET = ("prediction", "scaling", "input_scaling", "label")
 _MODEL = ("schedule", "objective", "lam_min", "lam_max", "data")
 _LATER = ("coupling", "walk")  # what files of models that need neither do not mention
 _LADDER = ("decoder", "objective", "data")
+_CLASSIFIER = ("levels", "label", "scaling", "data")
 
 
 def describe(model: "Generative") -> dict[str, Any]:
     """A model in words; raises MarginalsError for what words cannot hold."""
+    from marginals.classifier import NoisyClassifier
     from marginals.codec import LadderCodec
     from marginals.ladder import Ladder
     from marginals.latent import Latent
     from marginals.models import Model
 
+    if isinstance(model, NoisyClassifier):
+        return _describe_classifier(model)
     if isinstance(model, Latent) and isinstance(model.codec, LadderCodec):
         return {"codec": describe(model.codec.ladder), "inner": describe(model.inner)}
     if isinstance(model, Ladder):
@@ -49,6 +54,8 @@ def rebuild(words: dict[str, Any], given: "nn.Module | None") -> "Generative":
     """The model that `words` describe; `given` stands for a network (or ladder) of one's own."""
     if "inner" in words:
         return _rebuild_latent(words, given)
+    if "classifier" in words:
+        return _rebuild_classifier(words, given)
     return _rebuild_ladder(words, given) if "ladder" in words else _rebuild_model(words, given)
 
 
@@ -63,6 +70,27 @@ def _rebuild_latent(words: dict[str, Any], given: "nn.Module | None") -> "Genera
     if not isinstance(ladder, Autoencoder):
         raise MarginalsError("its description is damaged: its codec is no autoencoder")
     return Latent(ladder.codec(), rebuild(words["inner"], given))
+
+
+def _describe_classifier(model: "NoisyClassifier") -> dict[str, Any]:
+    from marginals.io.header import encode
+    from marginals.io.registry import classifier_kind
+
+    words = _network_words(model.body, classifier_kind(model.body))
+    return {"classifier": words} | {field: encode(getattr(model, field)) for field in _CLASSIFIER}
+
+
+def _rebuild_classifier(words: dict[str, Any], given: "nn.Module | None") -> "NoisyClassifier":
+    from marginals.classifier import NoisyClassifier
+    from marginals.io.registry import classifier_body
+    from marginals.objective import Levels
+    from marginals.scaling import Scaling
+    from marginals.schedule import NoiseSchedule
+
+    _refuse_unknown(words, {"classifier", *_CLASSIFIER})
+    body = _network(words["classifier"], given, classifier_body)
+    types = {"levels": Levels, "label": NoiseSchedule, "scaling": Scaling}
+    return NoisyClassifier(body, **_parts(words, types))
 
 
 def _describe_ladder(ladder: "Ladder") -> dict[str, Any]:
@@ -106,13 +134,10 @@ def _describe_model(model: "Model") -> dict[str, Any]:
     """{"backbone": {"kind", "config"}, prediction, scaling, ...}."""
     from marginals.coupling import Independent
     from marginals.io.header import encode
-    from marginals.io.registry import CUSTOM, backbone_kind
+    from marginals.io.registry import backbone_kind
 
     backbone = model.net.backbone
-    kind = backbone_kind(backbone)
-    name = f"{type(backbone).__module__}.{type(backbone).__qualname__}"
-    config = {"class": name} if kind == CUSTOM else backbone.config
-    words = {"backbone": {"kind": kind, "config": config}}
+    words: dict[str, Any] = {"backbone": _network_words(backbone, backbone_kind(backbone))}
     words |= {field: encode(getattr(model.net, field)) for field in _NET}
     words |= {field: encode(getattr(model, field)) for field in _MODEL}
     later = {field: getattr(model, field) for field in _LATER}
@@ -121,13 +146,22 @@ def _describe_model(model: "Model") -> dict[str, Any]:
     }
 
 
+def _network_words(network: "nn.Module", kind: str) -> dict[str, Any]:
+    """{"kind", "config"}; of a network of one's own, the name of its class."""
+    from marginals.io.registry import CUSTOM
+
+    name = f"{type(network).__module__}.{type(network).__qualname__}"
+    return {"kind": kind, "config": {"class": name} if kind == CUSTOM else network.config}
+
+
 def _rebuild_model(words: dict[str, Any], given: "nn.Module | None") -> "Model":
     from marginals.denoiser import Net
+    from marginals.io.registry import backbone
     from marginals.learned import sharing
     from marginals.models import Model
 
     _refuse_unknown(words, {"backbone", *_NET, *_MODEL, *_LATER})
-    body = _backbone(words["backbone"], given)
+    body = _network(words["backbone"], given, backbone)
     types = {field: kind for field, kind in _later_types().items() if field in words}
     parts = _parts(words, _model_types() | types)
     net = Net(body, **{field: parts[field] for field in _NET})
@@ -181,8 +215,11 @@ def _parts(words: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def _backbone(words: Any, given: "nn.Module | None") -> "nn.Module":
-    from marginals.io.registry import CUSTOM, backbone
+def _network(
+    words: Any, given: "nn.Module | None", known: "Callable[[str], type[nn.Module]]"
+) -> "nn.Module":
+    """The network of a description: one of the classes ``known`` by name, or the ``given`` one."""
+    from marginals.io.registry import CUSTOM
 
     kind, config = _kind_and_config(words, "network")
     if kind == CUSTOM:
@@ -194,7 +231,7 @@ def _backbone(words: Any, given: "nn.Module | None") -> "nn.Module":
         return given
     if given is not None:
         raise MarginalsError(f"it brings its own network, a {kind}; leave backbone out")
-    return _built(kind, lambda: backbone(kind)(**config))
+    return _built(kind, lambda: known(kind)(**config))
 
 
 def _kind_and_config(words: Any, what: str) -> tuple[str, dict[str, Any]]:

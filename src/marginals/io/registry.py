@@ -28,6 +28,8 @@ __all__ = [
     "CUSTOM",
     "backbone",
     "backbone_kind",
+    "classifier_body",
+    "classifier_kind",
     "decoder",
     "factory",
     "ladder",
@@ -108,6 +110,20 @@ def latents(kind: str) -> "type[nn.Module]":
 
     known = (VectorLatents, GridLatents, ImageCodec)
     return _find("network with latents", kind, {c.kind: c for c in known})
+
+
+def classifier_body(kind: str) -> "type[nn.Module]":
+    """The class of the network of a classifier by the name that checkpoints use."""
+    from marginals.nn.classifier import PictureClassifier
+
+    return _find("classifier network", kind, {"pictures": PictureClassifier})
+
+
+def classifier_kind(module: "nn.Module") -> str:
+    """The name under which a checkpoint describes a classifier's network; CUSTOM for your own."""
+    from marginals.nn.classifier import PictureClassifier
+
+    return "pictures" if type(module) is PictureClassifier else CUSTOM
 
 
 def ladder(model: str) -> "Callable[..., Ladder]":

@@ -28,6 +28,12 @@ DIT_PRESETS: dict[str, dict[str, Any]] = {
 `dit-latent` and `dit-emoji` are for latents of 8x8: in the same time, the 16 tokens of the latter
 saw four times as many pictures as 64 do and learned more from them; it has a guess of texts."""
 
+CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
+    "classifier": {"width": 32, "mults": [1, 2], "blocks": 1, "patch": 2},
+    "classifier-small": {"width": 64, "mults": [1, 2], "blocks": 2, "patch": 2},
+}
+"""Classifiers of noisy pictures (:class:`.classifier.PictureClassifier`)."""
+
 LATENT_PRESETS: dict[str, dict[str, Any]] = {
     "vae": {"kind": "vectors", "latents": [64], "widths": [32, 64], "blocks": 2, "patch": 2},
     "hvae": {
