@@ -48,7 +48,7 @@ COMMANDS = {
     ),
     "fit": Entry("fit:Fit", "the best few steps for one model: fit a solver to it"),
     "convert": Entry("convert:Convert", "the same model in other units (vp, ve, flow, sub_vp)"),
-    "import": Entry("importing:Import", "published weights (DiT, SiT) as a model file"),
+    "import": Entry("importing:Import", "published weights (DiT, SiT, ADM, EDM) as a model"),
     "info": Entry(
         "info:Info", "what a picture, a model file or a run folder says about itself", torch=False
     ),

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from marginals.errors import MarginalsError
-from marginals.io.tensors import read_tensors
-from marginals.nn import DIT_SIZES, DiT
+from marginals.io.tensors import read_foreign
+from marginals.nn import ADM, DIT_SIZES, DiT
 
 if TYPE_CHECKING:
+    from marginals.generative import DataStats
     from marginals.models import Model
+    from marginals.schedule import Tabulated
 
-__all__ = ["dit", "sit"]
+__all__ = ["chain_model", "dit", "sit"]
 
 _BLOCK = {
     "attn.qkv": "attn.qkv",
@@ -45,20 +47,27 @@ _WHOLE = {
 def dit(path: str | os.PathLike[str], heads: int | None = None) -> "Model":
     """A published DiT as a model of its latents: DDPM's chain of 1000 steps, ε and the variance of
     a step (VP). Raises MarginalsError for files that are none."""
+    from marginals.schedule import Tabulated
+
+    backbone = _network(_tensors(path), path, heads, outputs=2, time=(-1.0, 1000.0), sign=1.0)
+    return chain_model(backbone, Tabulated.ddpm(1000), _stats(backbone))
+
+
+def chain_model(backbone: DiT | ADM, chain: "Tabulated", data: "DataStats") -> "Model":
+    """A network that was trained on the steps of a chain to say ε (VP), with what trains it
+    further: also the bound on the variance of its steps, if it says that."""
     from marginals.ancestral import Hybrid, StepLevels
     from marginals.denoiser import Net
     from marginals.models import Model
-    from marginals.objective import Mse
+    from marginals.objective import Mse, Objective, UniformTime
     from marginals.predict import EPS
     from marginals.scaling import VP
-    from marginals.schedule import Tabulated
 
-    backbone = _network(read_tensors(path), path, heads, outputs=2, time=(-1.0, 1000.0), sign=1.0)
-    chain = Tabulated.ddpm(1000)
-    net = Net(backbone, prediction=EPS, scaling=VP, label=chain)
-    objective = Hybrid(Mse(EPS, chain), StepLevels(chain))
+    net, loss = Net(backbone, prediction=EPS, scaling=VP, label=chain), Mse(EPS, chain)
+    learned = backbone.config["outputs"] == 2
+    objective = Hybrid(loss, StepLevels(chain)) if learned else Objective(loss, UniformTime(chain))
     low, high = chain.lams[-1], chain.lams[0]
-    return Model(net, chain, objective, lam_min=low, lam_max=high, data=_stats(backbone))
+    return Model(net, chain, objective, lam_min=low, lam_max=high, data=data)
 
 
 def sit(path: str | os.PathLike[str], heads: int | None = None) -> "Model":
@@ -66,8 +75,16 @@ def sit(path: str | os.PathLike[str], heads: int | None = None) -> "Model":
     latents. Raises MarginalsError for files that are none."""
     from marginals.formulations import rectified_flow
 
-    backbone = _network(read_tensors(path), path, heads, outputs=1, time=(1.0, -1.0), sign=-1.0)
+    backbone = _network(_tensors(path), path, heads, outputs=1, time=(1.0, -1.0), sign=-1.0)
     return rectified_flow(backbone, data=_stats(backbone))
+
+
+def _tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    return read_foreign(
+        path,
+        "save its tensors where you trust it: "
+        "safetensors.torch.save_file(torch.load(..., weights_only=True), FILE)",
+    )
 
 
 def _stats(backbone: DiT):  # noqa: ANN202

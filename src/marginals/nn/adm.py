@@ -168,7 +168,9 @@ def _check(
             "of 0 or more, and at least one mult."
         )
     if width < 4 or width % 2 or any(int(m * width) < 1 for m in mults):
-        raise MarginalsError(f"ADM needs an even width of 4 or more, and mults above 0, not {width}.")
+        raise MarginalsError(
+            f"ADM needs an even width of 4 or more, and mults above 0, not {width}."
+        )
     if size % 2 ** (levels - 1):
         raise MarginalsError(
             f"An ADM of {levels} levels needs a size divisible by {2 ** (levels - 1)}, not {size}."

@@ -142,7 +142,7 @@ class Side(nn.Module):
 
     def forward(self, h: Tensor, picture: Tensor) -> Tensor:
         conv = self.conv
-        wide = F.conv2d(picture, conv.weight, padding=conv.padding)  # type: ignore[arg-type]
+        wide = F.conv2d(picture, conv.weight, padding=conv.padding)
         small = resample(wide, self.taps, up=False, pad=0)
         bias = conv.bias
         return (h + small + (0.0 if bias is None else bias[:, None, None])) * self.gain
@@ -152,9 +152,9 @@ class Told(nn.Module):
     """Time (B,) and class (B,) to the vector (B, 4·width) that every block reads.
 
     The network is told the number a + b·t with ``time`` = (a, b), as cosines and sines: of angles
-    10⁻⁴^(k/n)·(a + b·t), k = 0..n−1 (ADM; DDPM++ divides by n − 1 and puts the sines first), or of
-    random frequencies that are kept with the weights (NCSN++). ``null``: the table of classes has
-    one row more, for "no class"; without it a picture without a class is refused.
+    10⁻⁴^(k/n)·(a + b·t), k = 0..n−1 (ADM; DDPM++ divides by n − 1 and puts the sines first), or
+    with 2π times random frequencies that are kept with the weights (NCSN++). ``null``: the table of
+    classes has one row more, for "no class"; without it a picture without a class is refused.
     """
 
     def __init__(
@@ -165,7 +165,8 @@ class Told(nn.Module):
         self.kind, self.num_classes, self.null = kind, num_classes, null
         self.start, self.slope = time
         self.n = waves // 2
-        drawn = torch.randn(self.n) * 32.0 * math.pi if kind.side else None
+        self.frequencies: Tensor | None
+        drawn = torch.randn(self.n) * 16.0 if kind.side else None
         self.register_buffer("frequencies", drawn)
         self.fc1, self.fc2 = nn.Linear(waves, emb), nn.Linear(emb, emb)
         rows = num_classes + null if num_classes else 0
@@ -182,7 +183,7 @@ class Told(nn.Module):
 
     def _frequencies(self, like: Tensor) -> Tensor:
         if self.frequencies is not None:
-            return self.frequencies.to(like)
+            return self.frequencies.to(like) * (2.0 * math.pi)
         steps = torch.arange(self.n, dtype=like.dtype, device=like.device)
         last = self.n if self.kind.late else self.n - 1
         return torch.exp(-math.log(10_000.0) * steps / last)
