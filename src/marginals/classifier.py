@@ -22,6 +22,7 @@ from .denoiser import Denoiser, expand, told_time
 from .errors import MarginalsError
 from .generative import DataStats, Generative
 from .guidance import Classifier, ClassifierGuided, Weight
+from .latent import Latent
 from .models import Model
 from .objective import Levels, UniformTime, spread_uniform
 from .scaling import VP, Real, Scaling, units
@@ -130,9 +131,9 @@ def require_pair(model: Generative, classifier: NoisyClassifier) -> None:
     """Raise MarginalsError unless the classifier can guide the model: a diffusion model with a
     score, of pictures of the same shape, with the same classes or with none."""
     if not isinstance(model, Model):
+        what = "walks in the latents of a codec" if isinstance(model, Latent) else "does not walk"
         raise MarginalsError(
-            f"A classifier guides the walk of a diffusion model in pixels, and a "
-            f"{type(model).__name__} has none."
+            f"A classifier guides a diffusion model that walks in pixels, and this one {what}."
         )
     if model.coupling != Independent():
         raise MarginalsError(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from marginals.generative import Generative
+    from marginals.models import Guidance
     from marginals.sampling import Progress
 
 Run = Positional[
@@ -186,21 +187,24 @@ def draw(
     seed: int,
     cond: "Tensor | None",
     batch: int = 64,
+    guide: "Guidance | None" = None,
 ) -> "Tensor":
-    """Pictures (count, C, H, W) by the settings of `walk_settings`; a walk has a progress bar."""
+    """Pictures (count, C, H, W) by the settings of `walk_settings`; a walk has a progress bar.
+    `guide` stands for the weight of guidance that these name."""
     from tqdm import tqdm
 
+    by = {} if guide is None else {"guidance": guide}
     if "solver" not in walk:
         return model.sample(count, seed=seed, cond=cond, batch=batch, **walk).x
     if "tolerance" in walk:
-        return _draw_adaptive(model, count, walk, seed=seed, cond=cond, batch=batch)
+        return _draw_adaptive(model, count, walk | by, seed=seed, cond=cond, batch=batch)
     with tqdm(desc=f"{walk['solver']}, {walk['steps']} steps", unit=" evaluations") as bar:
 
         def show(progress: "Progress") -> None:
             bar.total = progress.total * -(-count // batch)
             bar.update()
 
-        options = _walk_objects(walk, path) | {"callback": show}
+        options = _walk_objects(walk, path) | by | {"callback": show}
         result = model.sample(count, seed=seed, cond=cond, batch=batch, **options)
     return result.x
 

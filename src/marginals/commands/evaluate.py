@@ -1,5 +1,6 @@
 """`marginals eval`: how good is a model, in numbers that can be compared."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,10 +20,12 @@ from marginals.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from marginals.classifier import NoisyClassifier
     from marginals.data.pictures import PictureSource
     from marginals.generative import Generative
     from marginals.ladder import Ladder
 
+_PICTURES = 64  # whose likelihood is measured by default
 _ON_MAP = 2000  # held-out pictures in the map of a latent plane
 
 
@@ -39,13 +42,15 @@ class Evaluate(Command):
       marginals eval runs/fashion
       marginals eval runs/fashion --pictures 256 --samples 2000
       marginals eval runs/fashion --samples 0 --json
+      marginals eval runs/judge                  a classifier: right answers by noise level
     """
 
     model: Run
     data: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """Pictures to compare with; by default those the model was trained on."""
-    pictures: Annotated[int, Field(ge=1)] = 64
-    """Held-out pictures whose likelihood is measured."""
+    pictures: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
+    """Held-out pictures whose likelihood is measured, by default 64; a classifier of noisy
+    pictures is measured on 1000, by noise level, and has no other numbers."""
     levels: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Noise levels per picture in the bounds of a diffusion model (T)."""
     tolerance: Annotated[float, Field(gt=0, le=1)] = 3e-3
@@ -81,6 +86,8 @@ class Evaluate(Command):
         check_walk_names(self.solver)  # a mistyped name should not wait for the likelihoods
         path = find_model(self.model)
         model = load(path)
+        if not model.draws:
+            return self._classifier(cast("NoisyClassifier", model), path)
         walk = walk_settings(model, path, self.solver, self.steps, self.guidance)
         if self.samples:
             check_guidance(path, self.guidance, model.data.classes if model.data else (), None)
@@ -94,12 +101,25 @@ class Evaluate(Command):
         print(to_json(report) if self.as_json else _text(report))
         return 0
 
+    def _classifier(self, model: "NoisyClassifier", path: Path) -> int:
+        """What a classifier of noisy pictures has to show."""
+        from marginals.commands import classified
+        from marginals.compare.held_out import pictures_of
+
+        train, held_out = pictures_of(path, model, self.data)
+        classes = len(model.data.classes) if model.data else 0
+        report = {"model": str(path), "data": train.name, "seed": self.seed, "classes": classes}
+        report["chance"] = math.log(classes)
+        report["levels"] = classified.measure(model, held_out, self.pictures, self.seed)
+        print(to_json(report) if self.as_json else classified.text(report))
+        return 0
+
     def _likelihood(self, model: "Generative", held_out: "PictureSource") -> dict[str, Any]:
         """Bits/dim of the same held-out pictures by each route."""
         from marginals.compare.held_out import some
         from marginals.metrics.routes import Effort, measure, statement
 
-        x, labels = (t.to(model.device) for t in some(held_out, self.pictures))
+        x, labels = (t.to(model.device) for t in some(held_out, self.pictures or _PICTURES))
         cond = labels if model.data and model.data.classes else None
         effort = Effort(
             self.levels,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from tyro.conf import arg
 
+from marginals.commands.classified import check_scale, load_classifier, mark, refuse_to_draw
 from marginals.commands.common import (
     Command,
     Run,
@@ -41,6 +42,7 @@ class Sample(Command):
       marginals sample runs/fashion --solver euler --steps 50 --scaling flow
       marginals sample runs/fashion --solver dpmpp_2m --levels karras --steps 12
       marginals sample runs/fashion --solver fitted --steps 8
+      marginals sample runs/fashion --classifier runs/judge --label trouser --guidance 3
       marginals sample runs/fashion-vae --temperature 0.8
     """
 
@@ -63,7 +65,11 @@ class Sample(Command):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
-    """Above 1, pictures more typical of their class; 1 samples the model as it is, 0 no class."""
+    """Above 1, pictures more typical of their class; 1 samples the model as it is, 0 no class.
+    With --classifier: how strongly that pulls, where 0 is not at all."""
+    classifier: Annotated[Path | None, arg(metavar="RUN")] = None
+    """A trained `--model classifier` of the same pictures, which guides towards the class in the
+    place of what the model itself learned of classes: the model is told none and needs none."""
     temperature: Annotated[
         float | None, arg(metavar="FLOAT"), Field(ge=0, le=10, allow_inf_nan=False)
     ] = None
@@ -81,6 +87,8 @@ class Sample(Command):
         check_walk_names(self.solver, self.levels)  # a mistyped name should not wait for the model
         path = find_model(self.model)
         model = load(path)
+        refuse_to_draw(model, self.model)
+        judge = self.classifier and load_classifier(self.classifier, model, self.solver)
         walk = walk_settings(
             model,
             path,
@@ -91,16 +99,21 @@ class Sample(Command):
             tolerance=self.tolerance,
             temperature=self.temperature,
         )
-        classes = model.data.classes if model.data else ()
+        known = model.data.classes if model.data else ()
+        classes = judge.data.classes if judge and judge.data else known
         index = None if self.label is None else class_index(self.label, classes)
-        check_guidance(path, self.guidance, classes, index)
+        if judge:
+            check_scale(path, known, index)
+        else:
+            check_guidance(path, self.guidance, known, index)
         labels = self._labels(classes, index)
         twin = self._presented(model)
         cond = None if labels is None else torch.tensor(labels)
         parameters = walk | self._parameters(path)
+        guide = judge.guide(self.guidance) if judge else None
         out = self.out or path.parent / "pictures" / self._name(classes, parameters)
         _require_ours(out, parameters)
-        pictures = draw(twin, path, self.count, walk, self.seed, cond, self.batch)
+        pictures = draw(twin, path, self.count, walk, self.seed, cond, self.batch, guide)
         captions = [classes[i] if i >= 0 else "" for i in labels or [-1] * self.count]
         seeds = range(self.seed, self.seed + self.count)
         _save(out, pictures, captions, seeds, parameters)
@@ -143,6 +156,7 @@ class Sample(Command):
             index = class_index(self.label, classes)
             settings += [f"{index}-{safe_name(classes[index])}" if index >= 0 else "none"]
         settings += [f"guidance{self.guidance:g}"] if self.guidance != 1.0 else []
+        settings += [f"by-{made['classifier_hash']}"] if "classifier_hash" in made else []
         settings += [f"temperature{self.temperature:g}"] if self.temperature is not None else []
         settings += [self.scaling] if self.scaling else []
         return "-".join([*settings, made["model_hash"]])
@@ -155,7 +169,8 @@ class Sample(Command):
             "model": f"{path.resolve().parent.name}/{path.name}",
             "model_hash": fingerprint(path),
         }
-        return model | ({"scaling": self.scaling} if self.scaling else {})
+        model |= {"scaling": self.scaling} if self.scaling else {}
+        return model | (mark(self.classifier) if self.classifier else {})
 
 
 def _require_ours(out: Path, parameters: dict[str, Any]) -> None:
@@ -185,6 +200,7 @@ _SAME = [
     "table",
     "tolerance",
     "guidance",
+    "classifier_hash",
     "temperature",
     "scaling",
 ]
