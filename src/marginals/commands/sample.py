@@ -65,11 +65,12 @@ class Sample(Command):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
-    """Above 1, pictures more typical of their class; 1 samples the model as it is, 0 no class.
-    With --classifier: how strongly that pulls, where 0 is not at all."""
+    """γ, which counts log p(class | picture) so many times: 0 no class, 1 the class as it is, above
+    1 pictures more typical of it. The model's own knowledge of the class (classifier-free), or with
+    --classifier that of the classifier."""
     classifier: Annotated[Path | None, arg(metavar="RUN")] = None
-    """A trained `--model classifier` of the same pictures, which guides towards the class in the
-    place of what the model itself learned of classes: the model is told none and needs none."""
+    """A run of `train --model classifier` on the same pictures, which guides to the class; the
+    model is told no class and need not know any."""
     temperature: Annotated[
         float | None, arg(metavar="FLOAT"), Field(ge=0, le=10, allow_inf_nan=False)
     ] = None
