@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from marginals.ancestral import Hybrid
 from marginals.cli import main
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import load_model
@@ -167,9 +168,9 @@ class Authors:
         weight = self.get(f"{name}.weight")
         return F.conv2d(x, weight, self.get(f"{name}.bias"), padding=weight.shape[-1] // 2)
 
-    def normed(self, name: str, x: torch.Tensor, inside: bool = True) -> torch.Tensor:
+    def normed(self, name: str, x: torch.Tensor) -> torch.Tensor:
         groups = 32 if self.code == "adm" else min(32, x.shape[1] // 4)
-        eps = 1e-6 if self.song and inside else 1e-5
+        eps = 1e-6 if self.song else 1e-5
         split = x.reshape(len(x), groups, -1)
         split = split - split.mean(-1, keepdim=True)
         split = split / (split.square().mean(-1, keepdim=True) + eps).sqrt()
@@ -312,6 +313,8 @@ def test_an_adm_answers_what_its_paper_computes(tmp_path, options, say):
             assert torch.allclose(estimate.mix, 0.5 + 0.5 * expected[:, 3:], atol=1e-9)
         else:
             assert estimate.mix is None
+    assert isinstance(model.objective, Hybrid) == (theirs.answers == 2)
+    assert torch.isfinite(model.losses(x.clamp(-1, 1), LABELS)[0]).all()
 
 
 def test_the_two_chains_are_the_authors(tmp_path):

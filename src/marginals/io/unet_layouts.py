@@ -31,7 +31,7 @@ def adm_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     grow = _matches(tensors, r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight")
     levels = 1 + len(grow)
     if len(ups) % levels or len(ups) < 2 * levels:
-        raise KeyError("output_blocks (is it a classifier?)" if not ups else "output_blocks")
+        raise KeyError("output_blocks")
     blocks = len(ups) // levels - 1
     first = [f"input_blocks.{1 + i * (blocks + 1)}" for i in range(levels)]
     entrance, exit_ = tensors["input_blocks.0.0.weight"], tensors["out.2.weight"]

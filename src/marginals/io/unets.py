@@ -157,7 +157,7 @@ def _as_table(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """EDM's linear layer of one-hot classes as a table; DDPM++'s stretches them and adds a bias."""
     tensors = dict(tensors)
     if "map_label.weight" in tensors:
-        rows = tensors["map_label.weight"].T
+        rows = tensors["map_label.weight"].double().T
         bias = tensors.pop("map_label.bias", None)
         table = rows if bias is None else rows * math.sqrt(len(rows)) + bias
         tensors["map_label.weight"] = table.contiguous()
