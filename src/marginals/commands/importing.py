@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 class Import(Command):
     """Turn the published weights of a DiT, SiT, ADM or EDM into a model file.
 
-    The file is that of the authors, its tensors saved as safetensors without renaming; pickles
-    (.pt, .pkl) are refused. DiT and SiT draw latents of an autoencoder, which is not part of them;
-    ADM and EDM draw pictures. `marginals info` describes the result.
+    The file is that of the authors, its tensors saved as safetensors without renaming; pickles, .pt
+    or .pkl, are refused. DiT and SiT draw latents of an autoencoder, which is not part of them; ADM
+    and EDM draw pictures. `marginals info` describes the result.
 
-    What an ADM file does not say (--size, --heads or --head, --order, --chain) is known of the
-    published ones, ImageNet 64 to 512 and LSUN. ADM and EDM with classes draw nothing without one.
+    What an ADM file does not say is known of the published ones, ImageNet 64 to 512 and LSUN; of
+    others say --size, --heads or --head, --order and --chain. ADM and EDM with classes draw nothing
+    without one. More in docs/importing.md.
 
     Examples:
       marginals import DiT-XL-2-256x256.safetensors --layout dit --out dit.safetensors
@@ -32,9 +33,9 @@ class Import(Command):
     file: Positional[Annotated[Path, arg(metavar="FILE")]]
     """Weights (.safetensors)."""
     layout: Annotated[Literal["dit", "sit", "adm", "edm"], arg(metavar="NAME")]
-    """Whose they are: dit (Peebles & Xie 2023), sit (Ma et al. 2024; velocity, linear path), adm
-    (Dhariwal & Nichol 2021) or edm (Karras et al. 2022; the networks trained with EDM's own
-    preconditioning: DDPM++, NCSN++ or ADM)."""
+    """Whose they are: dit (Peebles & Xie 2023), sit (Ma et al. 2024; velocity, linear path),
+    adm by Dhariwal & Nichol 2021, edm by Karras et al. 2022: DDPM++, NCSN++ or ADM, trained with
+    EDM's own preconditioning."""
     heads: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
     """Heads of attention (dit, sit, adm); by default those of the published size."""
     head: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
@@ -42,7 +43,7 @@ class Import(Command):
     size: Annotated[int | None, arg(metavar="INT"), Field(ge=1)] = None
     """Height and width of the pictures (adm)."""
     order: Annotated[Literal["legacy", "new"] | None, arg(metavar="NAME")] = None
-    """How queries, keys and values lie (adm): legacy, or new (use_new_attention_order)."""
+    """How queries, keys and values lie (adm): legacy, or new, the flag use_new_attention_order."""
     chain: Annotated[Literal["linear", "cosine"] | None, arg(metavar="NAME")] = None
     """The 1000 noise levels it was trained on (adm): linear or cosine."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None

@@ -166,8 +166,8 @@ def _not_safetensors(path: Path, start: bytes, size: int, remedy: str) -> str:
         return f"{path} is empty; copy or download it again"
     if start[:1] == b"\x80" or zipfile.is_zipfile(path) or path.suffix in (".pt", ".ckpt", ".pkl"):
         return (
-            f"{path} is a pickle (.pt, .ckpt); it is refused because opening a pickle can run any "
-            f"code hidden in it; {remedy}"
+            f"{path} is a pickle (.pt, .pkl, .ckpt); it is refused because opening a pickle can "
+            f"run any code hidden in it; {remedy}"
         )
     return f"{path} is not a safetensors file"
 
