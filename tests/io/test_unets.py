@@ -333,8 +333,11 @@ def test_the_two_chains_are_the_authors(tmp_path):
 @pytest.mark.parametrize("kind", ["adm", "ddpmpp", "ncsnpp"])
 def test_an_edm_is_the_denoiser_of_its_paper(tmp_path, kind):
     """D(x; σ) = c_skip·x + c_out·F(c_in·x; ln(σ)/4), Karras et al. 2022, Table 1, σ_data = 0.5."""
-    wide = {"width": 64, "mults": (1, 2), "blocks": 1} if kind == "adm" else {}
-    theirs = Authors("edm", kind, answers=1, **wide)
+    options = {
+        "adm": {"width": 64, "mults": (1, 2), "blocks": 1},
+        "ncsnpp": {"mults": (2, 1, 2), "blocks": 1},  # the entrance is narrower than level 0
+    }
+    theirs = Authors("edm", kind, answers=1, **options.get(kind, {}))
     model = edm(theirs.save(tmp_path / "edm.safetensors")).double().eval()
     assert model.net.backbone.config["kind"] == kind
     for sigma in (1e-3, 0.3, 5.0, 200.0):
