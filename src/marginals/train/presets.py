@@ -52,7 +52,7 @@ _VDM: dict[str, Any] = {
 
 # A classifier of noisy pictures has a small network that sees many pictures.
 _CLASSIFIER: dict[str, Any] = {
-    "2min": {"network": "classifier", "lr": 2e-3}, "10min": {"network": "classifier"},
+    "2min": {"network": "classifier"}, "10min": {"network": "classifier"},
     "1h": {"network": "classifier-small"}, "overnight": {"network": "classifier-small"},
 }  # fmt: skip
 
