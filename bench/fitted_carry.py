@@ -16,7 +16,7 @@ import torch
 
 from marginals.fitting import AllNumbers, first_table, fit
 from marginals.paths import Errors, Paths, errors
-from marginals.solvers import FittedTable
+from marginals.solvers import FittedTable, auto
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -61,6 +61,7 @@ def main() -> None:
         "fitted to the mixture of digits": fitted(digits, NFE, args.work),
         "fitted to classes 0 to 4, γ = 1": of_classes(plain, range(5)),
         "auto, fitted to nothing": first_table(FIRST, LAST, NFE),
+        "auto for guided walks": first_table(FIRST, LAST, NFE, auto(guided=True)),
     }
     for problem in (plain, guided):
         print(f"{problem.name}: {NFE} evaluations, {len(problem.start)} held-out noises")
