@@ -36,22 +36,6 @@ def make(folder: Path, data: DataStats, extra: dict | None = None) -> Path:
     return folder
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]):
-    """Run a command line; (exit code, stdout, stderr), tyro's own exits included."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a solver of four evaluations."""

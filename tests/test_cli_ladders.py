@@ -21,20 +21,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]):
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_info_tells_the_rungs(run: Path, said):
     about = json.loads(said("info", run, "--json")[1])
     assert about["config"]["model"] == "hvae" and about["config"]["free_bits"] == 0.1

@@ -16,20 +16,7 @@ from marginals.io.finish import cut_out, enlarge, on_white
 from marginals.io.pictures import read_parameters
 from marginals.io.shipped import find
 from marginals.nn import DiT
-from marginals.text.base import TextEncoder
 from marginals.text.draw import TextToImage
-
-
-class Letters(TextEncoder):
-    """A state for every letter: 1 at its place in the alphabet."""
-
-    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
-
-    def tokens(self, texts):
-        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
-
-    def forward(self, ids, mask):
-        return torch.nn.functional.one_hot(ids, 27).float()
 
 
 def model() -> marginals.Model:
@@ -41,8 +28,8 @@ def model() -> marginals.Model:
     return marginals.rectified_flow(net, data=DataStats((3, 8, 8), text="letters"))
 
 
-def test_pictures_of_a_text_do_not_depend_on_what_else_is_drawn():
-    draw = TextToImage(model(), Letters())
+def test_pictures_of_a_text_do_not_depend_on_what_else_is_drawn(letters):
+    draw = TextToImage(model(), letters)
     two = draw(["crab", "a"], 3, seed=5, steps=4)
     assert two.shape == (6, 3, 8, 8) and two.abs().max() <= 1
     assert torch.allclose(draw("a", 2, seed=6, steps=4), two[4:], atol=1e-5)
@@ -50,8 +37,8 @@ def test_pictures_of_a_text_do_not_depend_on_what_else_is_drawn():
     assert not torch.allclose(two[:3], two[3:], atol=1e-3)  # the text is heard
 
 
-def test_guidance_is_that_of_the_model_and_silence_has_none():
-    made, letters = model(), Letters()
+def test_guidance_is_that_of_the_model_and_silence_has_none(letters):
+    made = model()
     draw = TextToImage(made, letters)
     expected = made.sample(2, cond=letters(["crab"])[0], guidance=2.0, steps=4, seed=1).x
     assert torch.equal(draw("crab", 2, guidance=2.0, steps=4, seed=1), expected.clamp(-1, 1))
@@ -59,21 +46,21 @@ def test_guidance_is_that_of_the_model_and_silence_has_none():
     assert torch.allclose(draw("", 2, guidance=5.0, steps=4, seed=1), plain, atol=1e-6)
 
 
-def test_models_without_texts_and_nothing_to_draw_are_refused():
+def test_models_without_texts_and_nothing_to_draw_are_refused(letters):
     with pytest.raises(MarginalsError, match="not told texts"):
         TextToImage(marginals.rectified_flow(DiT(3, 8, patch=4, width=16, depth=1, heads=2)))
     with pytest.raises(MarginalsError, match="nothing to draw"):
-        TextToImage(model(), Letters())([])
+        TextToImage(model(), letters)([])
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(marginals.text.draw, "encoder", lambda name, device: Letters())
+def file(tmp_path, monkeypatch, letters):
+    monkeypatch.setattr(marginals.text.draw, "encoder", lambda name, device: letters)
     save_model(tmp_path / "m.safetensors", model())
     return tmp_path / "m.safetensors"
 
 
-def test_the_command_writes_pictures_that_say_how_they_were_made(file, tmp_path, capsys):
+def test_the_command_writes_pictures_that_say_how_they_were_made(file, tmp_path, letters):
     out = tmp_path / "drawn"
     words = ["generate", "a crab, flat style", "b", "--model", str(file), "-n", "2", "--steps", "3"]
     words += ["--seed", "4", "--out", str(out)]
@@ -82,7 +69,7 @@ def test_the_command_writes_pictures_that_say_how_they_were_made(file, tmp_path,
     assert {p.stem for p in out.glob("*.png")} == names
     about = read_parameters(out / "b-5.png")
     assert about["prompt"] == "b" and about["seed"] == 5 and about["steps"] == 3
-    expected = TextToImage(model(), Letters())("b", 2, seed=4, steps=3)[1]
+    expected = TextToImage(model(), letters)("b", 2, seed=4, steps=3)[1]
     stored = np.asarray(Image.open(out / "b-5.png")).transpose(2, 0, 1)
     assert np.abs(stored / 127.5 - 1 - expected.numpy()).max() < 0.02
     assert main(words) == 0 and len(list(out.glob("*.png"))) == 5  # the same again: nothing new
@@ -111,8 +98,8 @@ def test_mistakes_are_sentences(file, tmp_path, capsys):
         find(tmp_path)
 
 
-def test_editing_goes_on_from_a_picture_and_a_mask_keeps_the_rest(file, tmp_path, capsys):
-    draw = TextToImage(model(), Letters())
+def test_editing_goes_on_from_a_picture_and_a_mask_keeps_the_rest(file, tmp_path, letters, capsys):
+    draw = TextToImage(model(), letters)
     picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     near = draw.edit("a", picture, 2, strength=0.01, steps=4, guidance=1.0)
     assert (near - picture).abs().max() < 0.2 and near.shape == (2, 3, 8, 8)

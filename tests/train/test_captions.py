@@ -4,31 +4,18 @@ import pytest
 import torch
 
 import marginals.text
-from marginals.data.captioned import Captioned
+from marginals.data.captioned import Captioned, captions_of
 from marginals.errors import MarginalsError
 from marginals.generative import DataStats
 from marginals.io.checkpoint import load_model
-from marginals.text.base import TextEncoder
 from marginals.train import TrainConfig, resume, train
 from marginals.train.captions import Captions
 
 
-class Letters(TextEncoder):
-    """A state for every letter: 1 at its place in the alphabet."""
-
-    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
-
-    def tokens(self, texts):
-        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
-
-    def forward(self, ids, mask):
-        return torch.nn.functional.one_hot(ids, 27).float()
-
-
 @pytest.fixture(autouse=True)
-def letters(monkeypatch, tmp_path):
+def encoder(monkeypatch, tmp_path, letters):
     monkeypatch.setenv("MARGINALS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(marginals.text, "encoder", lambda name, device="cpu": Letters())
+    monkeypatch.setattr(marginals.text, "encoder", lambda name, device="cpu": letters)
 
 
 def said(states: torch.Tensor) -> list[str]:
@@ -37,8 +24,8 @@ def said(states: torch.Tensor) -> list[str]:
     ]
 
 
-def test_every_caption_of_a_picture_is_as_likely_and_none_of_another():
-    captions = Captions([("a",), ("bc", "d", "e"), (), ("a", "fff")], Letters())
+def test_every_caption_of_a_picture_is_as_likely_and_none_of_another(letters):
+    captions = Captions([("a",), ("bc", "d", "e"), (), ("a", "fff")], letters)
     generator = torch.Generator().manual_seed(0)
     drawn = said(captions.draw(torch.tensor([1] * 3000), generator))
     for text in ("bc", "d", "e"):
@@ -62,7 +49,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def test_a_run_learns_what_captions_say_and_resumes_to_the_bit(tmp_path):
+def test_a_run_learns_what_captions_say_and_resumes_to_the_bit(tmp_path, letters):
     """After a minute's training the word decides how bright the picture is."""
     quiet = {"on_event": lambda event: None, "source": pictures()}
     config = TrainConfig(**OPTIONS, images=3200, out=str(tmp_path / "run"))
@@ -73,7 +60,7 @@ def test_a_run_learns_what_captions_say_and_resumes_to_the_bit(tmp_path):
     )
     shades = {}
     for text in ("dark", "pale"):
-        states = Letters()([text])[0]
+        states = letters([text])[0]
         shades[text] = float(model.sample(8, cond=states, guidance=1.5, steps=10).x.mean())
     assert shades["dark"] < -0.35 and shades["pale"] > 0.35
     short = {**OPTIONS, "decay": 0.0, "images": 64}
@@ -111,3 +98,11 @@ def test_changed_captions_are_other_data(tmp_path):
     changed = Captioned(source.images, (("black",), *source.captions[1:]))
     with pytest.raises(MarginalsError, match="other pictures"):
         resume(run.path, images=32, source=changed, on_event=lambda event: None)
+
+
+def test_pictures_of_which_none_has_a_text_are_pictures_without_captions(tmp_path):
+    silent = Captioned(pictures().images, ((),) * 16)
+    assert captions_of(silent) == () and captions_of(pictures()) == pictures().captions
+    config = TrainConfig(**OPTIONS, images=16, out=str(tmp_path / "run"))
+    run = train(config, on_event=lambda event: None, source=silent)
+    assert load_model(run.path).data.text == ""

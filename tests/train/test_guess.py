@@ -22,22 +22,10 @@ OPTIONS = {
 }  # fmt: skip
 
 
-class Letters(TextEncoder):
-    """A state for every letter: 1 at its place in the alphabet."""
-
-    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
-
-    def tokens(self, texts):
-        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
-
-    def forward(self, ids, mask):
-        return torch.nn.functional.one_hot(ids, 27).float()
-
-
 @pytest.fixture(autouse=True)
-def letters(monkeypatch, tmp_path):
+def encoder(monkeypatch, tmp_path, letters):
     monkeypatch.setenv("MARGINALS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(marginals.text, "encoder", lambda name, device="cpu": Letters())
+    monkeypatch.setattr(marginals.text, "encoder", lambda name, device="cpu": letters)
 
 
 def pictures() -> Captioned:
@@ -52,20 +40,20 @@ def quiet(_event) -> None:
     pass
 
 
-def feed_of(source: Captioned) -> Feed:
+def feed_of(source: Captioned, letters: TextEncoder) -> Feed:
     return Feed(
         source, batch=8, seed=0, augment=lambda x, _: x, conditional=True,
-        captions=Captions(source.captions, Letters()), label_dropout=0.1,
+        captions=Captions(source.captions, letters), label_dropout=0.1,
         device=torch.device("cpu"),
     )  # fmt: skip
 
 
-def guessed(net: DiT, text: str) -> torch.Tensor:
+def guessed(net: DiT, states: torch.Tensor) -> torch.Tensor:
     guess = net.text.guess
-    return from_patches(guess(guess.pooled(Letters()([text]))[0]), net.patch, net.size)[0]
+    return from_patches(guess(guess.pooled(states)[0]), net.patch, net.size)[0]
 
 
-def test_the_guess_of_a_text_is_the_mean_of_its_pictures():
+def test_the_guess_of_a_text_is_the_mean_of_its_pictures(letters):
     """Six texts with two pictures each: the mean of the two is the best that can be said, and it
     explains the share of the variance that lies between texts. Texts are noised, so that the guess
     is a little nearer to the mean of all."""
@@ -74,26 +62,26 @@ def test_the_guess_of_a_text_is_the_mean_of_its_pictures():
     images = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8)
     source = Captioned(images, tuple((texts[i // 2],) for i in range(12)))
     net = DiT(1, 8, text_width=27, **SIZES)
-    share = fit_guess(net, feed_of(source), 400_000)
+    share = fit_guess(net, feed_of(source, letters), 400_000)
     x = images.float() / 127.5 - 1
     means = x.unflatten(0, (6, 2)).mean(1)
     between = float((means - x.mean(0)).square().mean() / x.var(0, correction=0).mean())
     assert share == pytest.approx(between, abs=0.05)
     for text, mean in zip(texts, means, strict=True):
-        assert float((guessed(net, text) - mean).square().mean()) < 0.1 * float(
+        assert float((guessed(net, letters([text])) - mean).square().mean()) < 0.1 * float(
             mean.square().mean()
         )
 
 
-def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path):
+def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path, letters):
     said = []
     listen = {"on_event": lambda e: said.append(e.text), "source": pictures()}
     run = train(TrainConfig(**OPTIONS, out=str(tmp_path / "run")), **listen)
     assert sum("first guess" in text for text in said) == 1
     model = load_model(run.path)
     assert not is_fresh(guessing(model))
-    assert float(guessed(model.net.backbone, "dark").mean()) < -0.5
-    assert float(guessed(model.net.backbone, "pale").mean()) > 0.5
+    assert float(guessed(model.net.backbone, letters(["dark"])).mean()) < -0.5
+    assert float(guessed(model.net.backbone, letters(["pale"])).mean()) > 0.5
     before = model.net.backbone.text.guess.state_dict()
     resume(run.path, images=64, **listen)
     after = load_model(run.path).net.backbone.text.guess.state_dict()
@@ -107,6 +95,21 @@ def test_a_run_fits_its_guess_before_the_first_step_and_once(tmp_path):
     more["guess_images"] = 2_000
     train(TrainConfig(**more, out=str(tmp_path / "again")), **listen)
     assert sum("first guess" in text for text in said) == 2
+
+
+def test_pictures_without_a_text_are_not_guessed(letters):
+    """They teach the guess nothing, and a batch of nothing else costs nothing."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+    silent = Captioned(images, ((),) * 7 + (("a",),))
+    net = DiT(1, 8, text_width=27, **SIZES)
+    fit_guess(net, feed_of(silent, letters), 100_000)
+    x = images[7].float() / 127.5 - 1
+    assert float((guessed(net, letters(["a"])) - x).square().mean()) < 0.01
+    feed = feed_of(silent, letters)
+    feed.captions.counts[:] = 0
+    fit_guess(net, feed, 2_000)
+    assert all(bool(p.isfinite().all()) for p in net.text.guess.parameters())
 
 
 def test_the_same_seed_fits_the_same_guess_and_resuming_changes_no_bit(tmp_path):

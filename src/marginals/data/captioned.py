@@ -114,7 +114,8 @@ class Captioned:
 
 def captions_of(source: PictureSource) -> tuple[tuple[str, ...], ...]:
     """The captions of every picture of any source; nothing at all where it has none."""
-    return getattr(source, "captions", ())
+    captions = getattr(source, "captions", ())
+    return captions if any(captions) else ()
 
 
 def held_out_pairs(

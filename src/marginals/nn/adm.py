@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import MarginalsError
 from .embed import check_times
+from .pictures import channels_last, check_shape
 from .residual import KINDS, Residual, Side, Told, norm, zeroed
 
 
@@ -106,9 +107,7 @@ class ADM(nn.Module):
         self.up = nn.ModuleList(reversed(rising))
         self.norm = norm(now, least, style.eps)
         self.leave = zeroed(nn.Conv2d(now, outputs * channels, 3, padding=1))
-        for p in self.parameters():
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -118,11 +117,7 @@ class ADM(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (−1 = none) or None; out like x (with
         `outputs` times its channels)."""
-        if x.shape[1:] != (self.channels, self.size, self.size):
-            raise MarginalsError(
-                f"This network takes pictures of shape ({self.channels}, {self.size}, "
-                f"{self.size}), but got {(*x.shape[1:],)}."
-            )
+        check_shape(x, (self.channels, self.size, self.size))
         check_times(t, len(x))
         told = self.told(t, cond)
         h = self.enter(x.contiguous(memory_format=torch.channels_last))

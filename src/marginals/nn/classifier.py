@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from ..errors import MarginalsError
 from .embed import Conditioning, check_times
-from .unet import _Level, _norm, _Stage
+from .pictures import channels_last, check_shape
+from .unet import Level, Stage, grouped_norm
 
 
 class PictureClassifier(nn.Module):
@@ -47,17 +48,15 @@ class PictureClassifier(nn.Module):
         widths, emb = [width * m for m in mults], 4 * width
         self.emb = Conditioning(emb)
         self.enter = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_Level(blocks, w, emb, False, 0) for w in widths)
+        self.down = nn.ModuleList(Level(blocks, w, emb, False, 0) for w in widths)
         pairs = pairwise(widths)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.middle = _Stage(widths[-1], emb, True, 0)
-        self.norm = _norm(widths[-1])
+        self.middle = Stage(widths[-1], emb, True, 0)
+        self.norm = grouped_norm(widths[-1])
         self.leave = nn.Linear(widths[-1], num_classes)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        for p in self.parameters():
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -65,11 +64,7 @@ class PictureClassifier(nn.Module):
         return dict(self._config)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        if x.shape[1:] != (self.channels, self.size, self.size):
-            raise MarginalsError(
-                f"This classifier takes pictures of shape ({self.channels}, {self.size}, "
-                f"{self.size}), but got {(*x.shape[1:],)}."
-            )
+        check_shape(x, (self.channels, self.size, self.size))
         check_times(t, len(x))
         emb = self.emb(t)
         h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x

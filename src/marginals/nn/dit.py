@@ -19,6 +19,7 @@ from ..errors import MarginalsError
 from .attention import Attention, Mlp, SwiGlu, grid_positions, modulate, rotations
 from .embed import check_labels, check_times
 from .guess import GuessedText
+from .pictures import check_shape
 from .text import TextTokens
 
 DIT_SIZES: dict[str, dict[str, int]] = {
@@ -199,11 +200,7 @@ class DiT(nn.Module):
         """x (B, C, H, W), t (B,) in [0, 1]; cond labels (B,) with −1 = none, or states (B, T,
         text_width) of text with zeros = none; None = none. Out like x (with `outputs` times its
         channels)."""
-        if x.shape[1:] != (self.channels, self.size, self.size):
-            raise MarginalsError(
-                f"This DiT takes pictures of shape ({self.channels}, {self.size}, {self.size}), "
-                f"but got {(*x.shape[1:],)}."
-            )
+        check_shape(x, (self.channels, self.size, self.size))
         check_times(t, len(x))
         tokens = self.enter(to_patches(x, self.patch))
         if self.position is not None:

@@ -2,10 +2,10 @@
 
 At much noise all that a denoiser can say is the mean picture of the text, E[x₀ | text]. A
 transformer has to learn that through every one of its tokens, a few thousand texts at a time. But
-it is plain regression, and a small network that is asked once per picture learns it some hundred
-times faster. So it is learned first, and kept (`marginals.train.guess`); the transformer is told
-the result and learns what is left: details, and what the text leaves open. DALL·E 2 divides its
-work likewise, into a prior over embeddings and a decoder (Ramesh et al. 2022).
+it is plain regression, and a small network that is asked once per picture learns it much sooner
+(`bench/guess.py`). So it is learned first, and kept (`marginals.train.guess`); the transformer is
+told the result and learns what is left: details, and what the text leaves open. DALL·E 2 divides
+its work likewise, into a prior over embeddings and a decoder (Ramesh et al. 2022).
 """
 
 from __future__ import annotations

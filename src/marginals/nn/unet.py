@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from ..errors import MarginalsError
 from .attention import grid_positions
 from .embed import Conditioning, check_times, picture_features
+from .pictures import channels_last, check_shape
 from .text import TextTokens
 
 
-def _norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+def grouped_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     """Groups of 16 channels, or fewer where 16 does not divide them."""
     group = next(g for g in (16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0)
     return nn.GroupNorm(channels // group, channels, affine=affine)
@@ -45,9 +46,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, emb: int) -> None:
         super().__init__()
-        self.norm1 = _norm(channels)
+        self.norm1 = grouped_norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = _norm(channels, affine=False)
+        self.norm2 = grouped_norm(channels, affine=False)
         self.film = nn.Linear(emb, 2 * channels)
         nn.init.zeros_(self.film.weight)
         with torch.no_grad():
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         self.heads = max(1, channels // head)
         if channels % self.heads:
             raise MarginalsError(f"Attention needs a width divisible by {head}, not {channels}.")
-        self.norm = _norm(channels)
+        self.norm = grouped_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.words = nn.Linear(words, 2 * channels) if words else None
         self.proj = _zero(nn.Conv2d(channels, channels, 1))
@@ -104,7 +105,7 @@ _Text = tuple[Tensor, Tensor] | None
 """The words of every picture's text, and which of them are no padding."""
 
 
-class _Stage(nn.Module):
+class Stage(nn.Module):
     """A residual block, and attention after it where asked for."""
 
     def __init__(self, channels: int, emb: int, attend: bool, words: int) -> None:
@@ -117,12 +118,12 @@ class _Stage(nn.Module):
         return x if self.attention is None else self.attention(x, text)
 
 
-class _Level(nn.Module):
+class Level(nn.Module):
     """The stages of one resolution, in one direction."""
 
     def __init__(self, blocks: int, channels: int, emb: int, attend: bool, words: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(_Stage(channels, emb, attend, words) for _ in range(blocks))
+        self.stages = nn.ModuleList(Stage(channels, emb, attend, words) for _ in range(blocks))
 
     def forward(
         self, h: Tensor, emb: Tensor, text: _Text, skips: list[Tensor] | None = None
@@ -192,22 +193,20 @@ class UNet(nn.Module):
         seen = channels * (1 + 2 * len(self.fourier)) * patch**2
         self.enter = nn.Conv2d(seen, widths[0], 3, padding=1)
 
-        def level(i: int) -> _Level:
-            return _Level(blocks, widths[i], emb, i in attends, words)
+        def level(i: int) -> Level:
+            return Level(blocks, widths[i], emb, i in attends, words)
 
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(level(i) for i in range(levels))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.middle = _Stage(widths[-1], emb, True, words)
+        self.middle = Stage(widths[-1], emb, True, words)
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.up = nn.ModuleList(level(i) for i in range(levels))
-        self.norm = _norm(widths[0])
+        self.norm = grouped_norm(widths[0])
         gates = channels * (1 + 2 * len(self.fourier)) * patch**2
         self.gates = _zero(nn.Conv2d(widths[0], gates, 1)) if self.fourier else None
         self.leave = _zero(nn.Conv2d(widths[0], outputs * channels * patch**2, 3, padding=1))
-        for p in self.parameters():
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -218,11 +217,7 @@ class UNet(nn.Module):
         """x (B, C, H, W), t (B,) in [0, 1], cond (B,) labels (-1 = none), states (B, T,
         text_width) of text (zeros = none) or None; out like x (with `outputs` times its
         channels)."""
-        if x.shape[1:] != (self.channels, self.size, self.size):
-            raise MarginalsError(
-                f"This UNet takes pictures of shape ({self.channels}, {self.size}, {self.size}), "
-                f"but got {(*x.shape[1:],)}."
-            )
+        check_shape(x, (self.channels, self.size, self.size))
         check_times(t, x.shape[0])
         emb, text = self._told(t, cond)
         seen = torch.cat([x, picture_features(x, self.fourier)], 1) if self.fourier else x

@@ -1,12 +1,11 @@
 """The first thing a network with a guess learns: the mean picture of every text, by regression.
 
-It takes minutes where the whole run takes hours, because a text is asked once per picture and not
-once per token and noise level (`marginals.nn.guess` says what it is for).
+A text is asked once per picture, and not once per token and noise level; `bench/guess.py` measures
+what that gains (`marginals.nn.guess` says what it is for).
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import AdamW
 from tqdm import tqdm
 
@@ -88,7 +87,8 @@ def _loss(guess: Guess, patch: int, feed: Feed, generator: torch.Generator, bf16
     pooled = pooled + NOISE * torch.randn(pooled.shape, generator=generator).to(pooled)
     with torch.autocast(feed.device.type, torch.bfloat16, enabled=bf16):
         answer = guess(pooled)
-    return F.mse_loss(answer.float()[spoken], to_patches(x, patch)[spoken])
+    square = (answer.float() - to_patches(x, patch)).square().mean((1, 2))
+    return (square * spoken).sum() / spoken.sum().clamp(min=1)
 
 
 def _pictures(feed: Feed, chosen: Tensor) -> Tensor:
