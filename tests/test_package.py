@@ -92,6 +92,13 @@ def test_only_declared_packages_are_imported():
             assert _third_party(tree.body) <= declared, path
 
 
+def test_what_the_pages_import_is_there():
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
+            lines = [line for line in code.splitlines() if line.startswith("from marginals")]
+            exec(compile("\n".join(lines), str(page), "exec"), {})
+
+
 def test_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", _read("README.md"), re.M | re.S)

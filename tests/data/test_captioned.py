@@ -136,6 +136,8 @@ def test_a_folder_with_texts_beside_its_pictures(own, tmp_path) -> None:
         train, held = load(place, held_out=2, size=8)
         assert isinstance(train, Captioned) and isinstance(held, Captioned)
         assert (len(train), len(held)) == (6, 2) and train.report is not None
+        assert train.report.captions == 16 and train.report.other_files == 0
+        assert "captions    16" in train.report.text() and "ignored" not in train.report.text()
         for part in (train, held):
             for picture, texts in zip(part.images, part.captions, strict=True):
                 i = round(int(picture[0, 0, 0]) / 30)

@@ -92,7 +92,7 @@ def test_the_wrong_steps_or_guidance_say_what_there_is(model):
 def test_a_model_that_was_trained_further_has_no_fits(model):
     save_fitted(model, TWO, 1.0, {})
     model.write_bytes(b"better weights")
-    with pytest.raises(MarginalsError, match=r"another state of this model.*marginals fit"):
+    with pytest.raises(MarginalsError, match=r"another state of this model.*--nfe 2`"):
         load_fitted(model, 2)
     save_fitted(model, THREE, 1.0, {})  # and the old ones are gone
     assert load_fitted(model, None) == THREE and len(content(model)["fits"]) == 1

@@ -83,11 +83,19 @@ def test_sizes_and_cut_outs_of_the_command(file, tmp_path):
     assert main([*words, "--size", "20", "--transparent"]) == 0
     image = Image.open(out / "b-0.png")
     assert image.size == (20, 20) and image.mode == "RGBA"
+    sheet = Image.open(out / "grid.png")  # of what was written, on white
+    scale = sheet.width // 20
+    one = image.resize((20 * scale, 20 * scale), Image.Resampling.NEAREST)
+    white = Image.new("RGB", one.size, "white")
+    white.paste(one, mask=one)
+    part = sheet.convert("RGB").crop((4, 4, 4 + one.width, 4 + one.height))
+    assert np.array_equal(np.asarray(part), np.asarray(white))
 
 
 def test_mistakes_are_sentences(file, tmp_path, capsys):
     cases = [
         (["generate"], "say what to draw"),
+        (["generate", "a", "  "], "empty text"),
         (["generate", "a", "--model", "nothere"], "nothere"),
         (["generate", "a", "--model", str(file), "--out", str(file)], "is a file"),
         (["generate", "a", "--model", str(file), "--solver", "oiler"], "euler"),

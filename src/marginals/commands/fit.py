@@ -150,8 +150,7 @@ class Fit(Command):
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         with tqdm(total=1.0, desc="fitting", bar_format=form, file=sys.stderr) as bar:
 
-            def report(share: float, loss: float) -> None:
-                bar.set_postfix_str(f"error {loss:.2e}", refresh=False)
+            def report(share: float, _loss: float) -> None:  # a loss of another softness each stage
                 bar.update(share - bar.n)
 
             return fit(

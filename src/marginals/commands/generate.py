@@ -27,8 +27,8 @@ class Generate(Command):
     Examples:
       marginals generate "a red crab, flat style" -n 8
       marginals generate "a green apple" "a red apple" --seed 3 --guidance 4
-      marginals generate "a cat, sketch style" --size 256 --transparent --out cats
-      marginals generate "a cat" --init drawing.png --strength 0.6
+      marginals generate "a cat, 3d style" --size 256 --transparent --out cats
+      marginals generate "a cat" --init drawing.png --strength 0.8
       marginals generate "a cat with sunglasses" --init cat.png --mask eyes.png
       marginals generate "a small red triangle at the top left" --model runs/shapes
     """
@@ -68,6 +68,8 @@ class Generate(Command):
         texts = list(dict.fromkeys(self.text))
         if not texts:
             raise MarginalsError('say what to draw, such as: marginals generate "a red crab"')
+        if not all(text.strip() for text in texts):
+            raise MarginalsError("an empty text says nothing to draw: leave it out")
         check_walk_names(self.solver)
         if self.out.exists() and not self.out.is_dir():
             raise MarginalsError(f"--out {self.out} is a file; give a folder")
@@ -129,6 +131,8 @@ class Generate(Command):
 
     def _save(self, pictures: "Tensor", texts: list[str]) -> Path:
         """A PNG per picture and one of all; files of other settings are left alone."""
+        import torch
+
         from marginals.io.pictures import grid, save_png, to_image, to_uint8
 
         stored = to_uint8(pictures)  # refuses a broken sample before anything is written
@@ -140,12 +144,13 @@ class Generate(Command):
             about |= {"init": self.init.name, "strength": self.strength or 0.7}
         if self.mask is not None:
             about = {k: v for k, v in about.items() if k != "strength"} | {"mask": self.mask.name}
-        for i, picture in enumerate(stored):
+        images = [self._finished(to_image(picture)) for picture in stored]
+        for i, image in enumerate(images):
             text, seed = texts[i // self.count], self.seed + i % self.count
-            image = self._finished(to_image(picture))
             made = {"prompt": text, "seed": seed, **about}
             save_png(_free(self.out, f"{_slug(text)}-{seed}", made, image), image, made)
-        sheet = grid(stored, self.count if len(texts) > 1 else None, labels=_rows(texts))
+        finished = torch.stack([_pixels(image) for image in images])
+        sheet = grid(finished, self.count if len(texts) > 1 else None, labels=_rows(texts))
         made = {"prompt": "; ".join(texts), "seed": self.seed, "pictures": len(stored), **about}
         path = _free(self.out, "grid", made, sheet)
         save_png(path, sheet, made)
@@ -156,6 +161,15 @@ class Generate(Command):
 
         image = enlarge(image, self.size) if self.size else image
         return cut_out(image) if self.transparent else image
+
+
+def _pixels(image: "Image.Image") -> "Tensor":
+    """A PIL image as uint8 (C, H, W)."""
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
 
 
 def _rows(texts: list[str]) -> list[str] | None:

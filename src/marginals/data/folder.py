@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
@@ -76,9 +77,12 @@ def load_folder(
     _enough(listing, good, bad)
     report = _report(listing, headers, good, bad, reader, streamed)
     labels, classes = _labels(listing, good)
+    captions = None if classes else folder_captions(listing.store, _names(listing, good))
+    if captions is not None:
+        others = report.other_files - len(captions)
+        report = replace(report, captions=sum(map(len, captions)), other_files=others)
     about: dict[str, Any] = {"classes": classes, "name": listing.store.path.name, "report": report}
     source: PictureSource
-    captions = None if classes else folder_captions(listing.store, _names(listing, good))
     if captions is not None:
         if images is None:
             raise MarginalsError(
@@ -227,6 +231,7 @@ def _report(
         usable=len(good),
         bad=tuple(BadFile(printable(listing.names[i]), bad[i]) for i in sorted(bad)),
         other_files=listing.other_files,
+        captions=0,
         classes=kept if len(kept) > 1 else {},
         empty_classes=(*listing.empty_classes, *emptied),
         unlabelled=sum(listing.labels[i] < 0 for i in good) if len(kept) > 1 else len(good),

@@ -22,6 +22,8 @@ class FolderReport:
     usable: int
     bad: tuple[BadFile, ...]
     other_files: int
+    captions: int
+    """Texts of the usable pictures."""
     classes: dict[str, int]
     """Usable pictures per class."""
     empty_classes: tuple[str, ...]
@@ -62,6 +64,8 @@ class FolderReport:
         lines.append(f"  classes     {self._classes()}")
         if self.empty_classes:
             lines.append(f"  left out    empty class folders: {', '.join(self.empty_classes)}")
+        if self.captions:
+            lines.append(f"  captions    {self.captions}")
         if self.other_files:
             lines.append(f"  ignored     {self.other_files} files that are no pictures")
         lines += [f"  note        {note}" for note in self.notes]

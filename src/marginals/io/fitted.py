@@ -159,8 +159,9 @@ def _entries(model: Path) -> list[dict[str, Any]]:
     if not fine:
         raise MarginalsError(_damaged(path))
     if owner != fingerprint(model):
+        last = entries[-1]
         raise MarginalsError(
             f"{path} is about another state of this model, which has changed since: fit again with "
-            f"`{_command(model, None, 1.0)}`"
+            f"`{_command(model, last['steps'], last['guidance'])}`"
         )
     return entries

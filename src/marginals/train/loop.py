@@ -229,6 +229,8 @@ class Trainer:
             return f"marginals sample MODEL --classifier {self.folder} --label NAME"
         if isinstance(self.state.model, Autoencoder):
             return f"marginals train --codec {self.folder} --model flow"
+        if self.state.model.data and self.state.model.data.text:
+            return f'marginals generate "..." --model {self.folder}'
         return f"marginals sample {self.folder}"
 
     def _resume_command(self) -> str:
