@@ -75,10 +75,21 @@ def test_texts_are_noised_in_training_alone():
     assert abs(float(noise.std()) / NOISE - 1) < 0.15 and abs(float(noise.mean())) < 0.05
 
 
-def test_the_guess_learns_neither_with_the_rest_nor_as_a_matrix():
+def test_the_guess_learns_with_the_rest_and_its_matrices_as_matrices():
     made = net()
-    assert not any(p.requires_grad for p in made.text.guess.parameters())
-    inside = {id(p) for p in made.text.guess.parameters()}
-    assert not any(id(p) in inside for p in made.matrices())
+    guess = made.text.guess
+    inside = {id(p) for p in made.matrices()}
+    assert {n for n, p in guess.named_parameters() if id(p) in inside} == {
+        "fc1.weight", "fc2.weight", "fc3.weight",
+    }  # fmt: skip
+    torch.nn.init.normal_(guess.fc3.weight)
+    torch.nn.init.normal_(made.leave.weight)
     made(torch.randn(1, 2, 4, 4), torch.rand(1), torch.randn(1, 2, 3)).sum().backward()
-    assert made.text.enter.weight.grad is not None
+    assert all(p.grad is not None and p.grad.any() for p in guess.parameters())
+
+
+def test_a_picture_without_text_teaches_the_guess_nothing():
+    made = net()
+    torch.nn.init.normal_(made.leave.weight)
+    made(torch.randn(1, 2, 4, 4), torch.rand(1), torch.zeros(1, 2, 3)).sum().backward()
+    assert not any(p.grad.any() for p in made.text.guess.parameters())

@@ -97,8 +97,8 @@ class DiT(nn.Module):
     text_width  numbers per text token (B, T, text_width) that `cond` then is; 0 = no text. The
                 tokens join those of the picture in every block, and their mean joins the time
     guess       hidden units of a small network that guesses the picture from the text, which is
-                fitted first; the guess is added to the tokens, and no text tokens join them (their
-                mean still joins the time), which halves the cost of short texts
+                fitted first and learns on; the guess is added to the tokens, and no text tokens
+                join them (their mean still joins the time), which halves the cost of short texts
     outputs     numbers said about every pixel: with 2, a second answer (a variance)
     mlp         hidden units of the MLP per unit of width
     shared      one adaLN layer for all blocks plus a small table each
@@ -193,8 +193,10 @@ class DiT(nn.Module):
         return dict(self._config)
 
     def matrices(self) -> list[nn.Parameter]:
-        """The matrices inside the blocks: what an optimiser of matrices may treat as such."""
-        return [p for p in self.blocks.parameters() if p.ndim == 2 and len(p) > 2]
+        """The matrices inside the blocks and the guess: what an optimiser of matrices may treat as
+        such."""
+        guess = self.text.guess.matrices() if isinstance(self.text, GuessedText) else []
+        return guess + [p for p in self.blocks.parameters() if p.ndim == 2 and len(p) > 2]
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1]; cond labels (B,) with −1 = none, or states (B, T,

@@ -3,8 +3,8 @@
 At much noise all that a denoiser can say is the mean picture of the text, E[x₀ | text]. A
 transformer has to learn that through every one of its tokens, a few thousand texts at a time. But
 it is plain regression, and a small network that is asked once per picture learns it much sooner
-(`bench/guess.py`). So it is learned first, and kept (`marginals.train.guess`); the transformer is
-told the result and learns what is left: details, and what the text leaves open. DALL·E 2 divides
+(`bench/guess.py`). So it is learned first (`marginals.train.guess`); the transformer is told the
+result, and both learn what is left: details, and what the text leaves open. DALL·E 2 divides
 its work likewise, into a prior over embeddings and a decoder (Ramesh et al. 2022).
 """
 
@@ -26,8 +26,8 @@ class Guess(nn.Module):
 
     The mean state m is brought to (m − shift)/spread, with both measured on the texts it is fitted
     to; then h = silu(W₁·), h + silu(W₂·norm h), and W₃·norm h: the numbers of every token. Fresh,
-    it guesses 0, and so it does for a picture without text. Its weights do not learn with the rest
-    (`requires_grad` is off): `marginals.train.guess.fit_guess` fits them.
+    it guesses 0, and so it does for a picture without text. `marginals.train.guess.fit_guess` fits
+    it first; then it learns on with the rest.
     """
 
     shift: Tensor
@@ -42,7 +42,10 @@ class Guess(nn.Module):
         nn.init.zeros_(self.fc3.bias)
         self.register_buffer("shift", torch.zeros(text_width))
         self.register_buffer("spread", torch.ones(()))
-        self.requires_grad_(False)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """What an optimiser of matrices may treat as such."""
+        return [p for p in self.parameters() if p.ndim == 2]
 
     def pooled(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(the mean state on its way in (B, text_width), which texts say something (B,))."""

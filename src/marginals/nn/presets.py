@@ -19,14 +19,12 @@ DIT_PRESETS: dict[str, dict[str, Any]] = {
     "dit-small": {"patch": 2, "width": 192, "depth": 8, "heads": 6, **_MODERN},
     "dit-latent": {"patch": 1, "width": 256, "depth": 9, "heads": 4, **_MODERN},
     "dit-emoji": {
-        "patch": 2, "width": 256, "depth": 4, "heads": 4, "mlp": 3.4, "guess": 1024, "skip": True,
-        **_MODERN,
+        "patch": 1, "width": 256, "depth": 4, "heads": 4, "mlp": 3.4, "guess": 1024, **_MODERN,
     },
 }  # fmt: skip
 """Diffusion Transformers for processors; `DIT_SIZES` are the published ones. `dit-fast` is for
 32x32 pixels in minutes: 16 tokens, and a skip because a patch has as many numbers as a token.
-`dit-latent` and `dit-emoji` are for latents of 8x8: in the same time, the 16 tokens of the latter
-saw four times as many pictures as 64 do and learned more from them; it has a guess of texts."""
+`dit-latent` and `dit-emoji` are for latents of 8x8; the second has a guess of texts."""
 
 CLASSIFIER_PRESETS: dict[str, dict[str, Any]] = {
     "classifier": {"width": 32, "mults": [1, 2], "blocks": 1, "patch": 2},

@@ -56,7 +56,6 @@ def fit_guess(
     optimizer = AdamW(weights, lr=_LR, betas=(0.9, 0.99), weight_decay=0.0)
     steps = max(images // _BATCH, 1)
     losses: list[float] = []
-    guess.requires_grad_(True)
     off = None if progress else True
     bar = tqdm(
         range(steps), desc="first guess", unit_scale=_BATCH, unit=" texts", mininterval=0.5,
@@ -74,7 +73,6 @@ def fit_guess(
         if step % 50 == 0 or step >= 0.99 * steps:
             losses.append(loss.item())
             bar.set_postfix_str(f"{1 - losses[-1] / variance:.0%} of the variance")
-    guess.requires_grad_(False)
     last = losses[-max(steps // 100, 1) :]
     return 1.0 - sum(last) / len(last) / float(variance)
 
