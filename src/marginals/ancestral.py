@@ -22,6 +22,7 @@ from .bound import Terms
 from .chain import marginal, mean_from_x0, posterior, step_variance, variance
 from .decoders import discretised_gaussian
 from .denoiser import Denoiser, Estimate, expand
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Normal, Prior
 from .noise import item_noise
@@ -110,7 +111,7 @@ def chain_elbo(
     paid = []
 
     def look(level: Level) -> Estimate:
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
+        noise = send(torch.randn(x0.shape, generator=generator, dtype=x0.dtype), x0.device)
         estimate = denoiser(level.alpha * x0 + level.sigma * noise, level.lam, cond)
         if tick is not None:
             tick(len(paid) + 1, len(levels))
@@ -229,7 +230,7 @@ class StepLevels(UniformTime):
     def sample(self, u: Tensor) -> Tensor:
         """The level at the end of the step that u ∈ (0, 1) falls into."""
         steps = len(self.schedule.lams)
-        table = torch.tensor(self.schedule.lams, dtype=u.dtype, device=u.device)
+        table = send(torch.tensor(self.schedule.lams, dtype=u.dtype), u.device)
         return table[(u * steps).long().clamp(0, steps - 1)]
 
 
@@ -255,7 +256,7 @@ class Hybrid(Objective):
     def _step(self, est: Estimate, x0: Tensor, lam: Tensor) -> Tensor:
         """The term of Luo Eq. 58 that belongs to each picture's level, (B,) nats."""
         lams = self.levels.schedule.lams
-        table = torch.tensor(lams, dtype=torch.float64, device=lam.device)
+        table = send(torch.tensor(lams, dtype=torch.float64), lam.device)
         i = torch.searchsorted(-table, -lam.double().contiguous() - 1e-9).clamp(0, len(table) - 1)
         first, second = est.scaling(lams[0]), est.scaling(lams[1])
         s = est.scaling(torch.where(i > 0, table[i - 1], lam.double() + 1.0))

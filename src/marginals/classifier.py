@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .coupling import Independent
 from .denoiser import Denoiser, expand, told_time
+from .device import send
 from .errors import MarginalsError
 from .generative import DataStats, Generative
 from .guidance import Classifier, ClassifierGuided, Weight
@@ -80,8 +81,8 @@ class NoisyClassifier(Generative):
             raise MarginalsError("A classifier learns from labels: give cond, one class each.")
         u = spread_uniform(len(x), generator)
         x0 = self._real(x, generator)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        lam = self.levels.sample(u).to(x0.device)
+        eps = send(torch.randn(x0.shape, generator=generator), x0)
+        lam = send(self.levels.sample(u), x0.device)
         return self.cross_entropy(x0, eps, lam, labels), lam
 
     def cross_entropy(self, x0: Tensor, eps: Tensor, lam: Real, labels: Tensor) -> Tensor:

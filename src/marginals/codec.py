@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .autoencoders import ELBO, LatentNetwork, LawRung
 from .decoders import Decoder, DiscretisedLogistic, whole_numbers
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Normal
 from .generative import DataStats
@@ -82,8 +83,9 @@ class Autoencoder(Ladder):
         self._meet(x)
         target, evidence = self._look(x, None, generator)
         q = self.rungs[0].posterior(evidence, None)
-        noise = torch.randn(q.mean.shape, generator=generator, dtype=q.mean.dtype).to(q.mean)
-        out = self.decode(self.rungs[0].carry(q.sample(noise), None))
+        noise = torch.randn(q.mean.shape, generator=generator, dtype=q.mean.dtype)
+        z = q.sample(send(noise, q.mean))
+        out = self.decode(self.rungs[0].carry(z, None))
         paid = q.kl(self.rungs[0].prior(None)).unsqueeze(1)
         charged = self.objective(paid, self._images) - self.decoder.log_prob(target, out)
         seen = self.perceptual(self.decoder.shown(target, self.dtype), self.decoder.mean(out))

@@ -14,6 +14,7 @@ learned: a row of its class table, or a token (Ho & Salimans 2022, classifier-fr
 import torch
 from torch import Tensor
 
+from .device import send
 from .errors import MarginalsError
 
 
@@ -24,7 +25,7 @@ def null_like(cond: Tensor) -> Tensor:
 
 def hide(cond: Tensor, hidden: Tensor) -> Tensor:
     """The condition with nothing said where ``hidden`` (B,) is True."""
-    rows = hidden.to(cond.device).reshape(-1, *[1] * (cond.ndim - 1))
+    rows = send(hidden, cond.device).reshape(-1, *[1] * (cond.ndim - 1))
     return torch.where(rows, null_like(cond), cond)
 
 

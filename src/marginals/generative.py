@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .bound import Terms
+from .device import send
 from .errors import MarginalsError
 from .pixels import dequantise, to_float
 from .sampling import SampleResult
@@ -141,7 +142,7 @@ class Generative(nn.Module):
         if x.dtype != torch.uint8:
             return x
         u = torch.rand(x.shape, generator=generator)
-        return dequantise(x, u.to(x.device)).to(self.dtype)
+        return dequantise(x, send(u, x.device)).to(self.dtype)
 
     def _centres(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Checked data as real numbers; uint8 pixels stay in the middle of their bins."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .bound import Bound, Terms
 from .decoders import Decoder, whole_numbers
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Normal as Normal
 from .generative import DataStats, Generative, Labels, check_count
@@ -280,4 +281,4 @@ class Ladder(Generative):
 
 
 def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    return send(torch.randn(like.shape, generator=generator, dtype=like.dtype), like.device)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .denoiser import Denoiser
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Prior, discretised_reconstruction, gaussian_reconstruction
 from .objective import Objective, UniformTime
@@ -113,7 +114,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
         """How far down the way from lam_max (0) to lam_min (1) time t is; differentiable."""
         widths = self.widths().to(t.dtype)
         times = self._times(widths)
-        t = t.to(times.device)
+        t = send(t, times.device)
         k = torch.searchsorted(times.detach(), t.contiguous(), right=True).clamp(1, self.knots)
         return (k - 1 + (t - times[k - 1]) / (times[k] - times[k - 1])) / self.knots
 
@@ -124,7 +125,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
 
     def _place_of(self, lam: Tensor) -> Tensor:
         first, last = self._ends(lam)
-        return (first - lam.to(self.logits.device)) / (first - last)
+        return (first - send(lam, self.logits.device)) / (first - last)
 
     def _bin(self, place: Tensor) -> Tensor:
         return (place.detach() * self.knots).floor().clamp(0, self.knots - 1).long()
@@ -140,7 +141,7 @@ class LearnedSchedule(nn.Module, NoiseSchedule):
 
     def _dlam(self, t: Tensor) -> Tensor:
         widths = self.widths().to(t.dtype)
-        t = t.to(widths.device)
+        t = send(t, widths.device)
         k = torch.searchsorted(self._times(widths), t.contiguous(), right=True)
         first, last = self._ends(t)
         return (last - first) / (self.knots * widths[k.clamp(1, self.knots) - 1])

@@ -28,6 +28,7 @@ from .bound import Terms as Terms
 from .bound import fingerprint
 from .denoiser import Denoiser
 from .density import ode_log_prob as ode_log_prob
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Ends as Ends
 from .gaussian import (
@@ -60,7 +61,7 @@ def _prepare(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    return send(torch.randn(like.shape, generator=generator, dtype=like.dtype), like.device)
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def elbo(
     proposal = proposal or Proposal.uniform(ends.lam_min, ends.lam_max)
     losses, lams, reference = [], [], Reference.of(x0, ends.prior)
     for lam, weight, low, high in _sampled_levels(len(x0), samples, proposal, ends, generator):
-        lam, weight = lam.to(x0.device), weight.to(x0.device)
+        lam, weight = send(lam, x0.device), send(weight, x0.device)
         error = noise_error(denoiser, x0, lam, cond, _randn(x0, generator), ends.prior)
         known = reference.integral(low, high)
         losses.append(0.5 * (known + weight * (error - reference.error(lam))))
@@ -153,7 +154,7 @@ def immse(
     dims, reference = x[0].numel(), Reference.of(x, ends.prior)
     gain, levels = 0.0, _sampled_levels(len(x), samples, proposal, ends, generator)
     for i, (lam, weight, _, _) in enumerate(levels, 1):
-        lam, weight = lam.to(x.device), weight.to(x.device)
+        lam, weight = send(lam, x.device), send(weight, x.device)
         error = noise_error(denoiser, x, lam, cond, _randn(x, generator), ends.prior)
         gain = gain + 0.5 * weight * (reference.error(lam) - error)
         if tick is not None:

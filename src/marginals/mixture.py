@@ -52,7 +52,7 @@ class LogisticMixture(Decoder):
         inside = (-torch.expm1(-BIN_WIDTH * rate)).log()
         inside = inside.masked_fill((x == 0) | (x == BINS - 1), 0.0)
         nats = (logits.log_softmax(1) + below + above + inside).logsumexp(1) + math.log1p(-_ANY)
-        return sum_dims(torch.logaddexp(nats, nats.new_tensor(math.log(_ANY / BINS))))
+        return sum_dims(torch.logaddexp(nats, nats.new_full((), math.log(_ANY / BINS))))
 
     def mean(self, out: Tensor) -> Tensor:
         """Of the mixture cut off at ∓1, within half a bin of the mean of the whole numbers."""

@@ -20,6 +20,7 @@ from .adaptive import Advance, sample_adaptive
 from .ancestral import Variance, ancestral
 from .coupling import Coupling, Independent
 from .denoiser import Denoiser, Net
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Prior
 from .generative import DataStats as DataStats
@@ -115,8 +116,8 @@ class Model(Measured):
         u = spread_uniform(len(x), generator)
         real = self._real if self.objective.dequantise else self._centres
         x0, labels = real(x, generator), self._labels(len(x), cond)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
-        lam = self.objective.levels.sample(u).to(x0.device)
+        eps = send(torch.randn(x0.shape, generator=generator), x0)
+        lam = send(self.objective.levels.sample(u), x0.device)
         x0, eps = self.coupling(x0, eps, lam, labels)
         losses = self.objective(self.net, x0, lam, eps, labels)
         return losses + self._at_the_ends(x, x0, eps).to(losses), lam.detach()
@@ -126,7 +127,7 @@ class Model(Measured):
         pictures stand for all: the 256-way decoder is slow, and its mean differs little."""
         time = self.schedule
         if not (isinstance(time, LearnedSchedule) and time.learn_ends):
-            return torch.zeros(())
+            return x0.new_zeros(())
         pixels = x[:_FEW] if x.dtype == torch.uint8 else None
         return end_losses(time, self.scaling, self._prior, x0[:_FEW], pixels, eps[:_FEW]).mean()
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .device import send
 from .errors import MarginalsError
 
 _MASK = (1 << 32) - 1
@@ -54,7 +55,7 @@ def item_noise(
     Drawn on the CPU in float32, so that a seed gives the same picture on every device and in every
     precision.
     """
-    return _normal(seeds, shape, draw).to(device, dtype)
+    return send(_normal(seeds, shape, draw).to(dtype), device)
 
 
 def _normal(seeds: Sequence[int], shape: Sequence[int], *key: int) -> Tensor:
@@ -144,7 +145,7 @@ class BrownianPath(Fresh):
         first, last = self._level(self._place(start)), self._level(self._place(end))
         before = self._at(start) if math.isfinite(start) else 0.0
         gap = math.exp(rate * last) * -math.expm1(rate * (first - last))
-        return ((self._at(end) - before) / math.sqrt(gap)).to(self.device, self.dtype)
+        return send(((self._at(end) - before) / math.sqrt(gap)).to(self.dtype), self.device)
 
     def _place(self, lam: float) -> int:
         """The number of a level among the 2^halvings + 1 points of the tree."""

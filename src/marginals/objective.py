@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, Estimate, expand
+from .device import send
 from .errors import MarginalsError
 from .predict import EPS, Prediction, noise_gain
 from .schedule import Cosine, NoiseSchedule
@@ -228,7 +229,7 @@ class WalkLevels:
 
     def sample(self, u: Tensor) -> Tensor:
         at = (u * len(self.lams)).long().clamp(max=len(self.lams) - 1)
-        return torch.tensor(self.lams, dtype=u.dtype, device=u.device)[at]
+        return send(torch.tensor(self.lams, dtype=u.dtype), u.device)[at]
 
     def density(self, lam: Tensor) -> Tensor:
         """The probability of a level, 1/N."""

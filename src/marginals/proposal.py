@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .denoiser import Denoiser, expand
+from .device import send
 from .errors import MarginalsError
 from .gaussian import Ends, Prior, sum_dims
 
@@ -69,7 +70,7 @@ class Reference:
 
     def integral(self, low: float, high: float) -> Tensor:
         """∫ L_G dλ between two levels, (B,)."""
-        ends = torch.tensor([low, high], dtype=torch.float64, device=self.far.device) + self.shift
+        ends = send(torch.tensor([low, high], dtype=torch.float64) + self.shift, self.far.device)
         c = (torch.sigmoid(ends[1]) - torch.sigmoid(ends[0])).nan_to_num(0.0)
         rise = softplus(ends[1], threshold=700.0) - softplus(ends[0], threshold=700.0)
         return c * self.far + (rise - c) * self.dims
@@ -148,8 +149,8 @@ def learn(
         errors = []
         for j in range(draws):
             u = torch.rand(len(pictures), generator=generator, dtype=torch.float64)
-            lam = (low + (high - low) * (j + u) / draws).to(pictures.device)
-            eps = torch.randn(pictures.shape, generator=generator).to(pictures)
+            lam = send(low + (high - low) * (j + u) / draws, pictures.device)
+            eps = send(torch.randn(pictures.shape, generator=generator), pictures)
             error = noise_error(denoiser, pictures, lam, cond, eps, ends.prior)
             errors.append(error - reference.error(lam))
         spreads.append(torch.stack(errors).var(0).mean().sqrt())

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .device import send
 from .errors import MarginalsError
 from .scaling import SUB_VP, VP, RealT, Scaling
 
@@ -237,7 +238,7 @@ class Tabulated(NoiseSchedule):
         return Tabulated(tuple((log_bar - torch.log(-torch.expm1(log_bar))).tolist()))
 
     def _table(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.lams, dtype=like.dtype, device=like.device)
+        return send(torch.tensor(self.lams, dtype=like.dtype), like.device)
 
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         table, steps = self._table(t), len(self.lams)

@@ -160,6 +160,7 @@ def test_twice_the_time_is_twice_the_images(tmp_path, monkeypatch):
         return replace(trial(*args), cpu_seconds_per_image=0.001, seconds_per_image=9.0)
 
     monkeypatch.setattr(training, "run_trial", fixed)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # then processor time counts
     images = [
         training._paced("vae", settings(tmp_path, minutes=m), _digits()).images for m in (0.1, 0.2)
     ]

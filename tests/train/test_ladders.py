@@ -33,7 +33,8 @@ class Line(nn.Module):
 
     def prior(self, above):
         if self.down is None:
-            return Normal(torch.zeros(1, 4), torch.zeros(1, 4))
+            nothing = self.up.weight.new_zeros(1, 4)
+            return Normal(nothing, nothing)
         return Normal(*self.down(above).chunk(2, 1))
 
     def posterior(self, evidence, above):
@@ -144,7 +145,8 @@ class Mute(Line):
     """A rung whose posterior is its prior."""
 
     def posterior(self, evidence, above):
-        return Normal(torch.zeros(len(evidence), 4), torch.zeros(len(evidence), 4))
+        nothing = evidence.new_zeros(len(evidence), 4)
+        return Normal(nothing, nothing)
 
 
 def test_what_a_rung_is_is_said_and_one_that_carries_nothing_is_named(tmp_path, capsys):

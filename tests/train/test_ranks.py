@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).with_name("ranks.py")
 
 
 def test_two_processes_train_the_same_weights_as_one(tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     runs = {"two": [*torchrun, *rendezvous], "one": [sys.executable]}

@@ -84,13 +84,18 @@ def find_model(run: Path) -> Path:
     return find(run)
 
 
-def load(run: Path) -> "Generative":
-    """The trained model RUN means, ready for use, on the GPU if there is one."""
+def device() -> str:
+    """Where commands compute: on the GPU if there is one."""
     import torch
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load(run: Path) -> "Generative":
+    """The trained model RUN means, ready for use."""
     from marginals.io.checkpoint import load_model
 
-    return load_model(find_model(run), "cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(find_model(run), device())
 
 
 def walk_settings(

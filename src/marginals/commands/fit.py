@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, arg
 
-from marginals.commands.common import Command, Run, check_guidance, find_model
+from marginals.commands.common import Command, Run, check_guidance, device, find_model
 from marginals.errors import MarginalsError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Fit(Command):
 
         path = find_model(self.model)
         check_place(path)
-        model = load_diffusion(path, _device())
+        model = load_diffusion(path, device())
         classes = model.data.classes if model.data else ()
         check_guidance(path, self.guidance, classes, None)
         first = self._first_table(model)
@@ -188,12 +188,6 @@ class Fit(Command):
             name: errors(denoiser, held_out, solver, lams, self.batch)
             for name, (solver, lams) in walks.items()
         }
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _numbers(found: "Errors") -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from marginals.commands.common import Command, check_walk_names
+from marginals.commands.common import Command, check_walk_names, device
 from marginals.errors import MarginalsError
 from marginals.io.atomic import safe_name
 
@@ -74,7 +74,7 @@ class Generate(Command):
         if self.out.exists() and not self.out.is_dir():
             raise MarginalsError(f"--out {self.out} is a file; give a folder")
         self._check_editing()
-        draw = TextToImage.load(self.model)
+        draw = TextToImage.load(self.model, device())
         pictures = self._drawn(draw, texts) if self.init is None else self._edited(draw, texts)
         grid = self._save(pictures, texts)
         print(f"{len(pictures)} pictures in {self.out}, together in {grid}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..device import send
 from ..errors import MarginalsError
 
 
@@ -37,11 +38,11 @@ class Augment:
             )
         if self.flip:
             mirror = torch.rand(batch, generator=generator) < 0.5
-            x = torch.where(mirror.to(x.device)[:, None, None, None], x.flip(-1), x)
+            x = torch.where(send(mirror, x.device)[:, None, None, None], x.flip(-1), x)
         if self.shift:
             span = (-self.shift, self.shift + 1)
-            offsets = torch.randint(*span, (batch, 2), generator=generator).to(x.device)
-            x = _shifted(x, offsets)
+            offsets = torch.randint(*span, (batch, 2), generator=generator)
+            x = _shifted(x, send(offsets, x.device))
         return x
 
 

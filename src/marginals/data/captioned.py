@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MarginalsError
-from .pictures import Pictures, PictureSource, pick_labels, split_indices
+from .pictures import Pictures, PictureSource, pick, pick_labels, split_indices
 from .report import FolderReport
 
 FACTS = ("concepts", "styles", "groups", "licences")
@@ -81,7 +81,7 @@ class Captioned:
         return c, h, w
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images.index_select(0, indices), pick_labels(None, indices)
+        return pick(self.images, indices), pick_labels(None, indices)
 
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the pictures are in memory."""
@@ -91,8 +91,7 @@ class Captioned:
         chosen = indices.tolist()
         facts = {f: tuple(x[i] for i in chosen) for f in FACTS if (x := getattr(self, f))}
         captions = tuple(self.captions[i] for i in chosen)
-        images = self.images.index_select(0, indices)
-        return replace(self, images=images, captions=captions, **facts)
+        return replace(self, images=pick(self.images, indices), captions=captions, **facts)
 
     def split(self, held_out: int | float = 0.1, seed: int = 0) -> tuple[Captioned, Captioned]:
         """(train, held out) picture by picture; see `pictures.split` and `held_out_pairs`."""

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..device import send
 from ..errors import MarginalsError
 from .report import FolderReport
 
@@ -117,14 +118,14 @@ class Pictures:
         return c, h, w
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images.index_select(0, indices), pick_labels(self.labels, indices)
+        return pick(self.images, indices), pick_labels(self.labels, indices)
 
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the pictures are in memory."""
 
     def subset(self, indices: Tensor) -> Pictures:
-        labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=self.images.index_select(0, indices), labels=labels)
+        labels = None if self.labels is None else pick(self.labels, indices)
+        return replace(self, images=pick(self.images, indices), labels=labels)
 
     def split(self, held_out: int | float = 0.1, seed: int = 0) -> tuple[Pictures, Pictures]:
         """(train, held out); see `split`."""
@@ -175,11 +176,16 @@ def split_indices(
     return torch.from_numpy(train), torch.from_numpy(held)
 
 
+def pick(values: Tensor, indices: Tensor) -> Tensor:
+    """values[indices], also where `values` live on a GPU and the indices do not."""
+    return values.index_select(0, send(indices, values.device))
+
+
 def pick_labels(labels: Tensor | None, indices: Tensor) -> Tensor:
     """labels[indices], or -1 for each when there are no labels."""
     if labels is None:
         return torch.full(indices.shape, -1, dtype=torch.long)
-    return labels[indices]
+    return pick(labels, indices)
 
 
 def check_size(size: int) -> None:

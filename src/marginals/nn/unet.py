@@ -85,7 +85,7 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         seen = self.norm(x)
         if self.words is not None:
-            place = grid_positions(h, w, c).to(seen).T.reshape(1, c, h, w)
+            place = grid_positions(h, w, c).to(seen, non_blocking=True).T.reshape(1, c, h, w)
             seen = (seen + place).contiguous(memory_format=torch.channels_last)
         qkv = self.qkv(seen).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from marginals.data.fetch import cache_folder
+from marginals.device import send
 from marginals.errors import MarginalsError
 from marginals.io.atomic import safe_name
 from marginals.io.tensors import read_contents, read_tensors, write_tensors
@@ -51,8 +52,8 @@ class TextTable:
         there = place < lengths
         rows = torch.where(there, self.starts[indices, None] + place, 0)
         device = self.states.device
-        found = self.states[rows.to(device)].float()
-        return found.masked_fill(~there.to(device)[..., None], 0.0)
+        found = self.states[send(rows, device)].float()
+        return found.masked_fill(~send(there, device)[..., None], 0.0)
 
     def __len__(self) -> int:
         """How many texts there are."""

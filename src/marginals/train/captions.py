@@ -1,10 +1,12 @@
 """The texts of captioned pictures, as the states that a model is told."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
+from marginals.device import send
 from marginals.text import TextTable, encode_table
 from marginals.text.encoders import TextEncoder
 
@@ -25,6 +27,14 @@ class Captions:
         self.places = torch.tensor([i for row in rows for i in row], dtype=torch.long)
         self.table: TextTable = encode_table(list(place), encoder)
 
+    def near(self, device: torch.device, limit: int) -> "Captions":
+        """These captions with their states on the device, if they take at most `limit` bytes."""
+        if device.type == "cpu" or self.table.states.nbytes > limit:
+            return self
+        there = copy(self)
+        there.table = self.table.to(device)
+        return there
+
     def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """States (B, T, D) of a caption for each of these pictures; zeros where it has none."""
         counts = self.counts[indices]
@@ -40,4 +50,4 @@ class Captions:
         counts = self.counts[indices]
         last = max(len(self.places) - 1, 0)
         states = self.table(self.places[(self.first[indices] + which).clamp(max=last)])
-        return torch.where((counts > 0)[:, None, None], states, 0.0)
+        return torch.where(send(counts > 0, states.device)[:, None, None], states, 0.0)

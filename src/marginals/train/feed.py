@@ -3,7 +3,8 @@
 Nothing random is carried from step to step. The data order is `marginals.data.order`; everything
 else (mirroring, hidden labels, noise levels, noise, dropout) is drawn from a generator that is made
 anew for each step, seeded with a hash of (seed, images seen, rank). So a run that is stopped, or
-killed, and resumed at n images does to the bit what it would have done.
+killed, and resumed at n images does what it would have done: on a processor to the bit, on a GPU up
+to the order in which its kernels add.
 """
 
 import hashlib
@@ -15,15 +16,19 @@ from torch import Tensor
 
 from marginals.condition import hide
 from marginals.data.augment import Augment
+from marginals.data.captioned import Captioned
 from marginals.data.order import indices
 from marginals.data.pictures import Pictures, PictureSource
+from marginals.device import send
+from marginals.train.latents import Encoded
 
 if TYPE_CHECKING:
     from marginals.train.captions import Captions
 
 __all__ = ["Batch", "Feed", "step_seed"]
 
-_FITS_ON_GPU = 4 << 30  # bytes of stored pictures that may live beside the network
+FITS_ON_GPU = 4 << 30
+"""Bytes of stored pictures that may live beside the network, and as many of encoded texts."""
 
 
 class Batch(NamedTuple):
@@ -63,7 +68,7 @@ class Feed:
         self.source = _near(source, device)
         self.batch, self.seed, self.augment = batch, seed, augment
         self.conditional, self.label_dropout = conditional, label_dropout
-        self.captions = captions
+        self.captions = captions and captions.near(device, FITS_ON_GPU)
         self.device, self.rank, self.world = device, rank, world
 
     def __call__(self, images_seen: int) -> Batch:
@@ -79,7 +84,7 @@ class Feed:
         if self.conditional:
             hidden = torch.rand(len(labels), generator=generator) < self.label_dropout
             told = labels if self.captions is None else self.captions.draw(chosen, generator)
-            cond = hide(told.to(self.device), hidden)
+            cond = hide(send(told, self.device), hidden)
         return Batch(pixels, cond, generator)
 
     def examples(self, count: int) -> Tensor | None:
@@ -99,9 +104,12 @@ class Feed:
 
 def _near(source: PictureSource, device: torch.device) -> PictureSource:
     """Small sets live on the GPU whole: a batch is then one gather, with no copy to wait for."""
-    if device.type == "cpu" or not isinstance(source, Pictures):
+    if device.type == "cpu" or not isinstance(source, Pictures | Captioned | Encoded):
         return source
-    if source.images.numel() > _FITS_ON_GPU:
+    if isinstance(source, Encoded):
+        return source.to(device) if source.latents.nbytes <= FITS_ON_GPU else source
+    if source.images.nbytes > FITS_ON_GPU:
         return source
-    labels = None if source.labels is None else source.labels.to(device)
-    return replace(source, images=source.images.to(device), labels=labels)
+    if isinstance(source, Captioned) or source.labels is None:
+        return replace(source, images=source.images.to(device))
+    return replace(source, images=source.images.to(device), labels=source.labels.to(device))

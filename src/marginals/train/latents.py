@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from marginals.codec import Autoencoder, LadderCodec
 from marginals.data.captioned import captions_of
-from marginals.data.pictures import PictureSource, pick_labels
+from marginals.data.pictures import PictureSource, pick, pick_labels
 from marginals.data.report import FolderReport
 from marginals.errors import MarginalsError
 from marginals.generative import Generative
@@ -85,8 +85,12 @@ class Encoded:
     def report(self) -> FolderReport | None:
         return self.source.report
 
+    def to(self, device: torch.device) -> "Encoded":
+        """The same with the latents on a device; the labels stay."""
+        return Encoded(self.source, self.latents.to(device))
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return self.latents[indices], pick_labels(self.labels, indices)
+        return pick(self.latents, indices), pick_labels(self.labels, indices)
 
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the latents are in memory."""
