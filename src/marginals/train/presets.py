@@ -61,7 +61,7 @@ _CLASSIFIER: dict[str, Any] = {
 TASKS: dict[str, dict[str, Any]] = {
     "shapes": {
         "data": "shapes", "model": "flow", "network": "dit-fast", "precision": "bf16",
-        "images": 48_000, "batch": 32, "lr": 4e-3, "decay": 0.4, "optimizer": "muon",
+        "images": 40_000, "batch": 64, "lr": 4e-3, "decay": 0.6, "optimizer": "muon",
     },
     "emoji": {
         "data": "emoji", "size": 64, "model": "flow", "codec": "emoji", "network": "dit-emoji",
