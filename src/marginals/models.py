@@ -173,9 +173,12 @@ class Model(Measured):
         ``callback``.
         """
         check_count(n, batch)
-        if tolerance is not None and (solver is not None or levels is not straight):
+        if tolerance is not None and (
+            [solver, steps, callback] != [None] * 3 or levels is not straight
+        ):
             raise MarginalsError(
-                "A tolerance chooses the steps itself: leave the solver out, and the levels."
+                "A tolerance chooses the steps itself: leave solver, steps and levels out, and let "
+                "advance, not callback, hear of the progress."
             )
         self._check_guidance(guidance, n, cond)
         seeds = range(seed, seed + n)

@@ -402,8 +402,9 @@ def test_a_tolerance_chooses_the_steps_of_every_picture(tolerance):
     parts = model.sample(6, tolerance=tolerance, seed=3, batch=4)
     assert torch.allclose(parts.x, result.x, atol=1e-12) and parts.nfe == result.nfe
     assert model.sample(6, tolerance=1e-6, seed=3).nfe > result.nfe
-    with pytest.raises(MarginalsError, match="leave the solver out"):
-        model.sample(1, tolerance=1e-3, solver=ddim())
+    for other in ({"solver": ddim()}, {"steps": 8}, {"callback": print}, {"levels": uniform_lam}):
+        with pytest.raises(MarginalsError, match="leave solver, steps and levels out"):
+            model.sample(1, tolerance=1e-3, **other)
 
 
 def test_levels_may_be_given_one_by_one():
