@@ -7,7 +7,7 @@
     reword(model, pictures, 3, 5)                     # the same noise, told something else
 
 Pictures are floats (B, C, H, W) in [−1, 1] or uint8; what comes out is float. Picture i has seed
-``seed + i`` and is the same in any batch. ``cond``, ``guidance``, ``solver`` and ``batch`` mean
+``seed + i``, with streams of noise that no drawn picture has, and is the same in any batch. ``cond``, ``guidance``, ``solver`` and ``batch`` mean
 what they mean in :meth:`.models.Model.sample`.
 """
 
@@ -28,6 +28,10 @@ from .noise import item_noise
 from .sampling import sample
 from .schedule import Logit
 from .solvers import Solver, auto, grid, straight
+
+_OWN = 1 << 62
+"""Added to seeds: a picture that the model drew with seed s must not meet the noise that made it
+when it is edited with seed s, or it would be no draw of the model any more."""
 
 Told = Callable[[Denoiser, slice], Denoiser]
 """Wraps the denoiser of a batch, which is a slice of all pictures."""
@@ -64,7 +68,7 @@ def image_to_image(
     """
     x0, lam = model._centres(pictures).to(model.device, model.dtype), level_of(model, strength)
     level = model.scaling(lam)
-    noise = item_noise(range(seed, seed + len(x0)), x0.shape[1:]).to(x0)
+    noise = item_noise(_seeds(seed, len(x0)), x0.shape[1:]).to(x0)
     start = level.alpha * x0 + level.sigma * noise
     lams = grid(straight(lam, model.lam_max), steps) if lam < model.lam_max else [lam, math.inf]
     about: dict[str, Any] = {"solver": solver, "seed": seed, "cond": cond, "guidance": guidance}
@@ -100,7 +104,7 @@ def restore(
         return Observed(denoiser, here, y[part], std, **settings)
 
     lams = grid(straight(model.lam_min, model.lam_max), steps)
-    start = model.start(range(seed, seed + len(y)), lams[0])
+    start = model.start(_seeds(seed, len(y)), lams[0])
     about: dict[str, Any] = {"solver": solver, "seed": seed, "cond": cond, "guidance": guidance}
     return _walk(model, start, lams, batch=batch, told=told, **about)
 
@@ -181,6 +185,10 @@ def reword(
         return decode(model.guided(guidance), noise, ends, tolerance=tolerance, cond=new)
 
 
+def _seeds(seed: int, count: int) -> range:
+    return range(_OWN + seed, _OWN + seed + count)
+
+
 def _walk(
     model: Model,
     start: Tensor,
@@ -205,7 +213,7 @@ def _walk(
         rule = solver or auto(guided=denoiser is not model.net)
         denoiser = denoiser if told is None else told(denoiser, part)
         some = None if labels is None else labels[part]
-        seeds = range(seed + first, seed + first + len(x))
+        seeds = _seeds(seed + first, len(x))
         with model._evaluating():
             result = sample(denoiser, x, lams, rule, cond=some, seeds=seeds)
         parts.append(result.x)

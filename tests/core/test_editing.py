@@ -47,6 +47,17 @@ class Exact(torch.nn.Module):
         return ORACLE(x, self.schedule.lam(t.double()), cond).read(V)
 
 
+class Silent(torch.nn.Module):
+    """v = 0 for every x: exact for data that are standard normal."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, t):
+        return x * self.weight
+
+
 def make(build=v_diffusion):
     model = build(torch.nn.Identity(), data=DataStats(SHAPE, 0.0, 0.6, classes=("a", "b")))
     model.net.backbone = Exact(model.net.label)
@@ -71,10 +82,12 @@ def test_strength_is_the_share_of_noise(strength):
     assert level_of(MODEL, 1.0) == MODEL.lam_min and level_of(MODEL, 1e-9) == MODEL.lam_max
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
-def test_pictures_of_the_model_stay_pictures_of_the_model(strength):
-    """If x0 is a draw, so is what is drawn anew from it: mean and variance stay."""
-    x0, _ = ORACLE.sample(1000, seed=4)
+def test_pictures_of_the_model_stay_pictures_of_the_model(strength, own):
+    """If x0 is a draw, so is what is drawn anew from it: mean and variance stay. The model's own
+    draws, too, though both begin with seed 0."""
+    x0 = MODEL.sample(1000, steps=24).x if own else ORACLE.sample(1000, seed=4)[0]
     x = image_to_image(MODEL, x0, strength, steps=24)
     both = [torch.cat([part.flatten(1), part.flatten(1) ** 2], 1) for part in (x0, x)]
     error = (both[0].mean(0) - both[1].mean(0)).abs()
@@ -93,6 +106,16 @@ def test_the_stronger_the_newer_and_hardly_any_noise_is_hardly_any_change():
     start = image_to_image(MODEL, torch.zeros_like(PICTURES), 1.0, steps=8, seed=3)
     # from the far end the picture no longer counts
     assert torch.allclose(image_to_image(MODEL, PICTURES, 1.0, steps=8, seed=3), start, atol=0.05)
+
+
+def test_what_is_painted_in_owes_nothing_to_the_noise_of_the_picture():
+    """Of pictures without structure, the new half says nothing of the old one."""
+    plain = v_diffusion(Silent(), data=DataStats(SHAPE))
+    x = plain.sample(500, steps=8).x
+    drawn = inpaint(plain, x, KNOWN, steps=8)
+    old, new = x[..., 2:].flatten(), drawn[..., 2:].flatten()
+    assert torch.equal(drawn[..., :2], x[..., :2])
+    assert abs(float(torch.corrcoef(torch.stack([old, new]))[0, 1])) < 0.08
 
 
 KNOWN = torch.tensor([[True, True, False, False]] * 4)
