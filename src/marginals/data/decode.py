@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Literal, NamedTuple, TypeVar
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..io.finish import eight_bits, has_alpha, on_white, orientation, upright
 from .pictures import fit_square, to_tensor
 from .scan import Store
 
@@ -25,7 +25,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: a small file can claim a size that fills the memory."""
 GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
-ALPHA_MODES = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
 
 Mode = Literal["L", "RGB", "RGBA"]
 T = TypeVar("T")
@@ -69,9 +68,9 @@ def read_header(file: IO[bytes]) -> Header:
     """The header of an open file; call it through `attempt`."""
     image = _open(file)
     width, height = image.size
-    if _orientation(image) >= 5:  # 5 to 8 turn by a quarter
+    if orientation(image) >= 5:  # 5 to 8 turn by a quarter
         width, height = height, width
-    return Header(width, height, image.mode in GRAY_MODES, _has_alpha(image))
+    return Header(width, height, image.mode in GRAY_MODES, has_alpha(image))
 
 
 def decode(file: IO[bytes], size: int, mode: Mode) -> Tensor:
@@ -80,9 +79,7 @@ def decode(file: IO[bytes], size: int, mode: Mode) -> Tensor:
     scale = min(image.size) / (2 * size)
     if scale > 1:  # only JPEG does this; it never goes below what is asked
         image.draft(None, (int(image.width / scale), int(image.height / scale)))
-    if _orientation(image) > 1:
-        image = ImageOps.exif_transpose(image)
-    return to_tensor(fit_square(_in_mode(_eight_bits(image), mode), size))
+    return to_tensor(fit_square(_in_mode(eight_bits(upright(image)), mode), size))
 
 
 def is_gray(pixels: Tensor) -> bool:
@@ -106,38 +103,7 @@ def _open(file: IO[bytes]) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8; damaged EXIF data means upright, it costs nobody the picture."""
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ALPHA_MODES or "transparency" in image.info
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit and floating-point gray as mode L; every other mode unchanged."""
-    if image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        if not (values.min() >= 0.0 and values.max() <= 1.0):
-            raise Unreadable("floating-point pixels outside 0..1")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise Unreadable("integer pixels outside 0..65535")
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    return image
-
-
 def _in_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    if _has_alpha(image):
-        image = image.convert("RGBA")
-        if mode != "RGBA":
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image).convert("RGB")
+    if mode != "RGBA" and has_alpha(image):
+        image = on_white(image)
     return image if image.mode == mode else image.convert(mode)
