@@ -7,8 +7,9 @@
     reword(model, pictures, 3, 5)                     # the same noise, told something else
 
 Pictures are floats (B, C, H, W) in [−1, 1] or uint8; what comes out is float. Picture i has seed
-``seed + i``, with streams of noise that no drawn picture has, and is the same in any batch. ``cond``, ``guidance``, ``solver`` and ``batch`` mean
-what they mean in :meth:`.models.Model.sample`.
+``seed + i``, with streams of noise that no drawn picture has, and is the same in any batch.
+``cond``, ``guidance``, ``solver``, ``batch`` and ``callback`` mean what they mean in
+:meth:`.models.Model.sample`.
 """
 
 import math
@@ -25,7 +26,7 @@ from .generative import Labels, check_count
 from .inverse import Mask, Observed, Operator
 from .models import Guidance, Model
 from .noise import item_noise
-from .sampling import sample
+from .sampling import Progress, sample
 from .schedule import Logit
 from .solvers import Solver, auto, grid, straight
 
@@ -58,6 +59,7 @@ def image_to_image(
     cond: Labels = None,
     guidance: Guidance = 1.0,
     batch: int = 256,
+    callback: Callable[[Progress], None] | None = None,
 ) -> Tensor:
     """Noise is added up to a level, and the model takes it off again (SDEdit, Meng et al. 2022):
     the more noise, the more is drawn anew. If the pictures are draws of the model, so are the
@@ -72,7 +74,8 @@ def image_to_image(
     start = level.alpha * x0 + level.sigma * noise
     lams = grid(straight(lam, model.lam_max), steps) if lam < model.lam_max else [lam, math.inf]
     about: dict[str, Any] = {"solver": solver, "seed": seed, "cond": cond, "guidance": guidance}
-    return _walk(model, start, lams, batch=batch, **about)
+    about |= {"batch": batch, "callback": callback}
+    return _walk(model, start, lams, **about)
 
 
 def restore(
@@ -87,6 +90,7 @@ def restore(
     cond: Labels = None,
     guidance: Guidance = 1.0,
     batch: int = 256,
+    callback: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Tensor:
     """Pictures of which y = A·x0 + std·noise is known, (B, ...): super-resolution, deblurring.
@@ -106,7 +110,8 @@ def restore(
     lams = grid(straight(model.lam_min, model.lam_max), steps)
     start = model.start(_seeds(seed, len(y)), lams[0])
     about: dict[str, Any] = {"solver": solver, "seed": seed, "cond": cond, "guidance": guidance}
-    return _walk(model, start, lams, batch=batch, told=told, **about)
+    about |= {"batch": batch, "callback": callback}
+    return _walk(model, start, lams, told=told, **about)
 
 
 def inpaint(model: Model, pictures: Tensor, known: Tensor, **options: Any) -> Tensor:
@@ -197,8 +202,9 @@ def _walk(
     solver: Solver | None,
     cond: Labels,
     guidance: Guidance,
-    seed: int = 0,
-    batch: int = 256,
+    seed: int,
+    batch: int,
+    callback: Callable[[Progress], None] | None,
     told: Told | None = None,
 ) -> Tensor:
     """Walk all states from ``lams[0]``, a batch at a time."""
@@ -215,6 +221,6 @@ def _walk(
         some = None if labels is None else labels[part]
         seeds = _seeds(seed + first, len(x))
         with model._evaluating():
-            result = sample(denoiser, x, lams, rule, cond=some, seeds=seeds)
+            result = sample(denoiser, x, lams, rule, cond=some, seeds=seeds, callback=callback)
         parts.append(result.x)
     return torch.cat(parts)

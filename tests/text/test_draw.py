@@ -9,6 +9,7 @@ import marginals
 import marginals.text
 import marginals.text.draw
 from marginals.cli import main
+from marginals.distill import student
 from marginals.errors import MarginalsError
 from marginals.generative import DataStats
 from marginals.io.checkpoint import save_model
@@ -16,7 +17,7 @@ from marginals.io.finish import cut_out, enlarge, on_white
 from marginals.io.pictures import read_parameters
 from marginals.io.shipped import find
 from marginals.nn import DiT
-from marginals.text.draw import TextToImage
+from marginals.text.draw import TextToImage, spelled
 
 
 def model() -> marginals.Model:
@@ -44,6 +45,90 @@ def test_guidance_is_that_of_the_model_and_silence_has_none(letters):
     assert torch.equal(draw("crab", 2, guidance=2.0, steps=4, seed=1), expected.clamp(-1, 1))
     plain = made.sample(2, steps=4, seed=1).x.clamp(-1, 1)
     assert torch.allclose(draw("", 2, guidance=5.0, steps=4, seed=1), plain, atol=1e-6)
+
+
+STYLES = ("flat", "3d")
+
+
+def test_a_text_without_a_style_is_given_one_by_the_seed(letters):
+    draw = TextToImage(model(), letters, STYLES)
+    assert draw.captions("a crab", [4, 5, 6]) == [
+        "a crab, flat style", "a crab, 3d style", "a crab, flat style",
+    ]  # fmt: skip
+    for said in ("a FLAT crab", "crab, 3d style", ""):
+        assert draw.captions(said, [0, 1]) == [said] * 2
+    assert draw.captions("a flatfish", [1]) == ["a flatfish, 3d style"]  # not the word
+    assert draw.captions("a crab on a flat stone", [1]) == ["a crab on a flat stone, 3d style"]
+    assert draw.captions("a crab", [0, 1], "3d") == ["a crab, 3d style"] * 2
+    assert draw.captions("a crab", [0, 1], "any") == ["a crab"] * 2
+    assert draw.captions("a flat tire", [0], "3d") == ["a flat tire, 3d style"]  # asked for
+    assert draw.captions("a crab, Flat style", [0], "3d") == ["a crab, Flat style"]  # said
+    with pytest.raises(MarginalsError, match=r"no style 'oil' \(this model knows flat, 3d\)"):
+        draw.captions("a crab", [0], "oil")
+    assert TextToImage(model(), letters).captions("a crab", [0]) == ["a crab"]
+
+
+def test_styles_are_drawn_as_if_they_had_been_said(letters):
+    draw = TextToImage(model(), letters, STYLES)
+    drawn = draw(["crab", "a"], 3, seed=1, steps=4)
+    for j, (text, seed) in enumerate((t, s) for t in ("crab", "a") for s in (1, 2, 3)):
+        said = f"{text}, {STYLES[seed % 2]} style"
+        assert torch.allclose(drawn[j : j + 1], draw(said, 1, seed=seed, steps=4), atol=1e-5)
+    picture = torch.rand(3, 8, 8) * 2 - 1
+    edited = draw.edit("crab", picture, 2, seed=1, steps=4)
+    expected = draw.edit("crab, flat style", picture, 1, seed=2, steps=4)
+    assert torch.allclose(edited[1:], expected, atol=1e-5)
+    plain = draw("crab", 2, seed=1, steps=4, style="any")
+    assert torch.allclose(plain, TextToImage(model(), letters)("crab", 2, seed=1, steps=4))
+
+
+def test_emoji_in_a_text_are_spelled_out(letters):
+    assert spelled("a 🦀 and a 🚒") == "a crab and a fire engine"
+    assert spelled("👍🏽 ❤️") == "thumbs up sign heavy black heart"
+    assert spelled("a plain text, 3d style") == "a plain text, 3d style"
+    assert TextToImage(model(), letters).captions("a 🦀", [0]) == ["a crab"]
+
+
+def test_a_model_that_knows_no_silence_is_not_guided(letters):
+    """Its picture without text would be made of weights that never learned."""
+    draw = TextToImage(model(), letters, silent=False)
+    expected = model().sample(1, cond=letters(["crab"])[0], steps=12).x.clamp(-1, 1)
+    assert torch.allclose(draw("crab", 1), expected, atol=1e-6)
+    for ask in (draw, lambda text, **o: draw.edit(text, torch.zeros(3, 8, 8), **o)):
+        with pytest.raises(MarginalsError, match="label_dropout 0"):
+            ask("crab", guidance=2.0)
+
+
+def test_a_distilled_model_walks_its_own_way(file, tmp_path, letters, capsys):
+    teacher = model()
+    pupil = student(teacher, 2, guidance=3.0)
+    draw = TextToImage(pupil, letters, silent=False)
+    assert draw.settings() == {"steps": None, "guidance": 1.0}
+    expected = pupil.sample(2, cond=letters(["crab"])[0]).x.clamp(-1, 1)
+    assert torch.allclose(draw("crab", 2), expected, atol=1e-6)
+    save_model(tmp_path / "s.safetensors", pupil, {"label_dropout": 0.0})
+    words = ["generate", "crab", "--model", str(tmp_path / "s.safetensors"), "-n", "1"]
+    assert main([*words, "--out", str(tmp_path / "own")]) == 0
+    about = read_parameters(tmp_path / "own" / "crab-0.png")
+    assert (about["solver"], about["steps"], about["guidance"]) == ("own", 2, 1.0)
+    assert main([*words, "--guidance", "3"]) != 0
+    assert "label_dropout 0" in capsys.readouterr().err
+
+
+def test_what_cannot_be_edited_is_refused(letters):
+    draw, picture = TextToImage(model(), letters), torch.zeros(3, 8, 8)
+    for mask in (torch.ones(8, 4).bool(), torch.ones(16, 16).bool()):
+        with pytest.raises(MarginalsError, match="The mask has shape"):
+            draw.edit("crab", picture, mask=mask)
+    with pytest.raises(MarginalsError, match="at least 1 picture"):
+        draw.edit("crab", picture, 0)
+    with pytest.raises(MarginalsError, match="at least 1 picture"):
+        draw("crab", 0)
+    whole = draw.edit("crab", picture, mask=torch.ones(8, 8), steps=3)  # numbers do as well
+    assert torch.equal(whole, draw.edit("crab", picture, mask=torch.ones(8, 8).bool(), steps=3))
+    heard = []
+    draw.edit("crab", picture, steps=3, callback=heard.append)
+    assert heard and heard[-1].total == len(heard)
 
 
 def test_models_without_texts_and_nothing_to_draw_are_refused(letters):
@@ -75,6 +160,21 @@ def test_the_command_writes_pictures_that_say_how_they_were_made(file, tmp_path,
     assert main(words) == 0 and len(list(out.glob("*.png"))) == 5  # the same again: nothing new
     assert main([*words[:-4], "--guidance", "1", *words[-4:]]) == 0
     assert len(list(out.glob("*.png"))) == 10  # made otherwise: beside the old ones
+
+
+def test_the_command_says_which_styles_it_gave(tmp_path, monkeypatch, letters, capsys):
+    monkeypatch.setattr(marginals.text.draw, "encoder", lambda name, device: letters)
+    save_model(tmp_path / "m.safetensors", model(), {"styles": STYLES})
+    words = ["generate", "crab", "--model", str(tmp_path / "m.safetensors"), "--steps", "3"]
+    words += ["-n", "2", "--out", str(tmp_path / "drawn")]
+    assert main(words) == 0
+    assert "--style takes flat, 3d, or any" in capsys.readouterr().out
+    about = [read_parameters(tmp_path / "drawn" / f"crab-{seed}.png") for seed in (0, 1)]
+    assert [a["prompt"] for a in about] == ["crab, flat style", "crab, 3d style"]
+    assert main([*words, "--style", "3d"]) == 0
+    assert "--style takes" not in capsys.readouterr().out
+    assert main([*words, "--style", "oil"]) != 0
+    assert "There is no style 'oil'" in capsys.readouterr().err
 
 
 def test_sizes_and_cut_outs_of_the_command(file, tmp_path):
@@ -138,8 +238,6 @@ def test_a_latent_is_drawn_where_the_mask_touches_it():
     mask[3, 7] = True
     squares = marginals.text.draw._squares(mask, 4)
     assert squares.nonzero().tolist() == [[0, 1]]
-    with pytest.raises(MarginalsError, match="height and width"):
-        marginals.text.draw._squares(mask[:15], 4)
 
 
 def disc(inside: tuple[int, int, int], hole: bool = False) -> Image.Image:

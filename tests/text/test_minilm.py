@@ -201,3 +201,16 @@ def test_an_unknown_name_is_refused():
     for name in ("clip", "minilm2", "hf", "hf:", ""):
         with pytest.raises(MarginalsError, match="there is no text encoder"):
             encoder(name)
+
+
+@weights
+def test_what_it_cannot_read_is_refused():
+    encoder = MiniLM()
+    encoder.check("")
+    encoder.check("a crab")
+    encoder.check("word " * 126)
+    for text in ("螃蟹", "🦀", "\u200b"):
+        with pytest.raises(MarginalsError, match="knows no word"):
+            encoder.check(text)
+    with pytest.raises(MarginalsError, match="reads 126 pieces of words, and this one has 127"):
+        encoder.check("word " * 127)

@@ -1,5 +1,7 @@
 """Captions in training: which one is drawn, what a model is told, a run of captioned pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import marginals.text
 from marginals.data.captioned import Captioned, captions_of
 from marginals.errors import MarginalsError
 from marginals.generative import DataStats
-from marginals.io.checkpoint import load_model
+from marginals.io.checkpoint import load_model, read_header
 from marginals.train import TrainConfig, resume, train
 from marginals.train.captions import Captions
 
@@ -47,6 +49,14 @@ OPTIONS = {
     "network": "dit-demo", "network_options": {"width": 32, "depth": 1, "heads": 2}, "model": "v",
     "batch": 16, "threads": 1, "lr": 4e-3, "warmup": 64, "sample_every": 0, "text": "letters",
 }  # fmt: skip
+
+
+def test_a_model_of_texts_keeps_the_names_of_their_styles(tmp_path):
+    source = replace(pictures(), styles=("flat", *["3d"] * 15))
+    for told, expected in ((True, ["3d", "flat"]), (False, None)):
+        config = TrainConfig(**OPTIONS, images=16, conditional=told, out=str(tmp_path / str(told)))
+        run = train(config, source=source, on_event=lambda event: None)
+        assert read_header(run.path / "model.safetensors")["extra"].get("styles") == expected
 
 
 def test_a_run_learns_what_captions_say_and_resumes_to_the_bit(tmp_path, letters):

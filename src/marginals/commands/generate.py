@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from marginals.commands.common import Command, check_walk_names, device
+from marginals.commands.common import OWN, Command, check_walk_names, device
 from marginals.errors import MarginalsError
 from marginals.io.atomic import safe_name
 
@@ -41,10 +41,16 @@ class Generate(Command):
     """How many pictures of every text."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The first picture's seed."""
-    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 3.0
-    """How loudly the text speaks: 1 is the model as it is, more is nearer to the text."""
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 12
-    """Solver steps: more are slower and better."""
+    style: Annotated[str | None, arg(metavar="NAME")] = None
+    """Style of texts that name none: one that the model knows, or `any`, the text as it is; by
+    default another with every seed."""
+    guidance: Annotated[
+        float | None, arg(metavar="FLOAT"), Field(ge=0, le=100, allow_inf_nan=False)
+    ] = None
+    """How loudly the text speaks: 1 is the model as it is, more is nearer to the text; by default
+    3, or what a distilled model has learned."""
+    steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=10_000)] = None
+    """Solver steps: more are slower and better; by default 12, or a distilled model's own walk."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """A name from `marginals solvers`; by default auto."""
     init: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -63,7 +69,7 @@ class Generate(Command):
     """Folder for the pictures."""
 
     def run(self) -> int:
-        from marginals.text.draw import TextToImage
+        from marginals.text.draw import STEPS, TextToImage
 
         texts = list(dict.fromkeys(self.text))
         if not texts:
@@ -75,30 +81,71 @@ class Generate(Command):
             raise MarginalsError(f"--out {self.out} is a file; give a folder")
         self._check_editing()
         draw = TextToImage.load(self.model, device())
-        pictures = self._drawn(draw, texts) if self.init is None else self._edited(draw, texts)
-        grid = self._save(pictures, texts)
+        seeds = range(self.seed, self.seed + self.count)
+        told = [caption for text in texts for caption in draw.captions(text, seeds, self.style)]
+        plain = self.solver is None and self.init is None  # then a distilled model may walk its way
+        walk = draw.settings(self.steps or (None if plain else STEPS), self.guidance)
+        pictures = self._drawn(draw, texts, walk)
+        grid = self._save(pictures, texts, told, self._about(draw, walk))
         print(f"{len(pictures)} pictures in {self.out}, together in {grid}")
+        if any("style" in caption for caption in set(told) - set(texts)) and self.style is None:
+            known = ", ".join(draw.styles)
+            print(f"where no style was named, each has its own; --style takes {known}, or any")
         return 0
 
-    def _drawn(self, draw: "TextToImage", texts: list[str]) -> "Tensor":
+    def _drawn(self, draw: "TextToImage", texts: list[str], walk: dict[str, Any]) -> "Tensor":
         """All pictures, with a progress bar."""
         from tqdm import tqdm
 
         from marginals.io import registry
 
-        options: dict[str, Any] = {"guidance": self.guidance, "steps": self.steps}
+        options: dict[str, Any] = {"seed": self.seed, "batch": self.batch, "style": self.style}
+        options |= walk | self._begun(draw)
         if self.solver is not None:
             options["solver"] = registry.solver(self.solver)
         parts = len(texts) * -(-self.count // self.batch)
-        with tqdm(desc=f"drawing, {self.steps} steps", unit=" evaluations") as bar:
+        with tqdm(desc="drawing", unit=" evaluations") as bar:
 
             def show(progress: Any) -> None:
                 bar.total = progress.total * parts
                 bar.update()
 
-            return draw(
-                texts, self.count, seed=self.seed, batch=self.batch, callback=show, **options
-            )
+            options["callback"] = show
+            if self.init is None:
+                return draw(texts, self.count, **options)
+            return draw.edit(texts, n=self.count, **options)
+
+    def _begun(self, draw: "TextToImage") -> dict[str, Any]:
+        """The picture to begin at, as options of `TextToImage.edit`; none without --init."""
+        from marginals.io.finish import read_mask, read_picture
+
+        if self.init is None:
+            return {}
+        assert draw.model.data is not None
+        channels, height, width = draw.model.data.shape
+        begun: dict[str, Any] = {"picture": read_picture(self.init, channels, height, width)}
+        if self.mask is not None:
+            begun["mask"] = read_mask(self.mask, height, width)
+        elif self.strength is not None:
+            begun["strength"] = self.strength
+        return begun
+
+    def _about(self, draw: "TextToImage", walk: dict[str, Any]) -> dict[str, Any]:
+        """What a picture says of its making, apart from its prompt and seed."""
+        from marginals.io.fitted import fingerprint
+        from marginals.latent import walked
+
+        about = {"model": self.model, "solver": self.solver or "auto", **walk}
+        inside = walked(draw.model)
+        if walk["steps"] is None and inside is not None and inside.walk is not None:
+            about |= {"solver": OWN, "steps": len(inside.walk.lams)}
+        about |= {"transparent": True} if self.transparent else {}
+        if self.init is not None and self.mask is None:
+            about["strength"] = self.strength or 0.7
+        for name, file in (("init", self.init), ("mask", self.mask)):
+            if file is not None:
+                about |= {name: file.name, f"{name}_hash": fingerprint(file)}
+        return about
 
     def _check_editing(self) -> None:
         """Refuse, before anything slow, what makes no sense together."""
@@ -111,25 +158,9 @@ class Generate(Command):
                 "--mask draws its part from nothing and leaves the rest: leave --strength out"
             )
 
-    def _edited(self, draw: "TextToImage", texts: list[str]) -> "Tensor":
-        """Pictures that begin at another one."""
-        from marginals.io import registry
-        from marginals.io.finish import read_mask, read_picture
-
-        assert self.init is not None and draw.model.data is not None
-        channels, height, width = draw.model.data.shape
-        options: dict[str, Any] = {"guidance": self.guidance, "steps": self.steps}
-        if self.solver is not None:
-            options["solver"] = registry.solver(self.solver)
-        if self.mask is not None:
-            options["mask"] = read_mask(self.mask, height, width)
-        elif self.strength is not None:
-            options["strength"] = self.strength
-        picture = read_picture(self.init, channels, height, width)
-        about = {"seed": self.seed, "batch": self.batch}
-        return draw.edit(texts, picture, self.count, **about, **options)
-
-    def _save(self, pictures: "Tensor", texts: list[str]) -> Path:
+    def _save(
+        self, pictures: "Tensor", texts: list[str], told: list[str], about: dict[str, Any]
+    ) -> Path:
         """A PNG per picture and one of all; files of other settings are left alone."""
         import torch
 
@@ -137,21 +168,16 @@ class Generate(Command):
 
         stored = to_uint8(pictures)  # refuses a broken sample before anything is written
         self.out.mkdir(parents=True, exist_ok=True)
-        about = {"model": self.model, "solver": self.solver or "auto", "steps": self.steps}
-        about |= {"guidance": self.guidance}
-        about |= {"transparent": True} if self.transparent else {}
-        if self.init is not None:
-            about |= {"init": self.init.name, "strength": self.strength or 0.7}
-        if self.mask is not None:
-            about = {k: v for k, v in about.items() if k != "strength"} | {"mask": self.mask.name}
         images = [self._finished(to_image(picture)) for picture in stored]
         for i, image in enumerate(images):
             text, seed = texts[i // self.count], self.seed + i % self.count
-            made = {"prompt": text, "seed": seed, **about}
+            made = {"prompt": told[i], "seed": seed, **about}
             save_png(_free(self.out, f"{_slug(text)}-{seed}", made, image), image, made)
         finished = torch.stack([_pixels(image) for image in images])
-        sheet = grid(finished, self.count if len(texts) > 1 else None, labels=_rows(texts))
-        made = {"prompt": "; ".join(texts), "seed": self.seed, "pictures": len(stored), **about}
+        columns = self.count if len(texts) > 1 else None
+        sheet = grid(finished, columns, labels=_labels(texts, told))
+        prompts = "; ".join(dict.fromkeys(told))
+        made = {"prompt": prompts, "seed": self.seed, "pictures": len(stored), **about}
         path = _free(self.out, "grid", made, sheet)
         save_png(path, sheet, made)
         return path
@@ -172,8 +198,12 @@ def _pixels(image: "Image.Image") -> "Tensor":
     return pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
 
 
-def _rows(texts: list[str]) -> list[str] | None:
-    return texts if len(texts) > 1 else None
+def _labels(texts: list[str], told: list[str]) -> list[str] | None:
+    """What to write beside rows of several texts, or below the pictures of one if each was told a
+    style of its own."""
+    if len(texts) > 1:
+        return texts
+    return [t.removeprefix(f"{texts[0]}, ") for t in told] if len(set(told)) > 1 else None
 
 
 def _slug(text: str) -> str:

@@ -117,6 +117,11 @@ def captions_of(source: PictureSource) -> tuple[tuple[str, ...], ...]:
     return captions if any(captions) else ()
 
 
+def styles_of(source: PictureSource) -> tuple[str, ...]:
+    """The styles of any source's pictures by name, the most common first."""
+    return tuple(style for style, _ in Counter(getattr(source, "styles", ())).most_common())
+
+
 def held_out_pairs(
     concepts: Sequence[str], styles: Sequence[str], share: float, seed: int = 0
 ) -> list[bool]:

@@ -132,6 +132,16 @@ class MiniLM(TextEncoder):
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.tokenizer(text) for text in texts]
 
+    def check(self, text: str) -> None:
+        found = self.tokenizer.pieces(text)
+        if text.strip() and set(found) <= {self.tokenizer.unknown}:
+            raise MarginalsError(f"minilm knows no word of {text!r}: write it in English words.")
+        if len(found) > LONGEST - 2:
+            raise MarginalsError(
+                f"Of a text minilm reads {LONGEST - 2} pieces of words, and this one has "
+                f"{len(found)}: shorten {text[:40]!r}..."
+            )
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.net(ids, mask)
 

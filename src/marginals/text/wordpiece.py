@@ -55,8 +55,12 @@ class WordPiece:
     def __call__(self, text: str) -> list[int]:
         """The numbers of [CLS] pieces... [SEP], at most `LONGEST`; none at all for a text without
         words."""
-        pieces = [number for word in words(text) for number in self._pieces(word)]
+        pieces = self.pieces(text)
         return [self._start, *pieces[: LONGEST - 2], self._end] if pieces else []
+
+    def pieces(self, text: str) -> list[int]:
+        """The numbers of all pieces of a text, however many."""
+        return [number for word in words(text) for number in self._pieces(word)]
 
     def _pieces(self, word: str) -> list[int]:
         if word not in self._spelled:

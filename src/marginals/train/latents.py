@@ -72,7 +72,7 @@ class Encoded:
         self.source, self.latents = source, latents
         self.name, self.note = source.name, source.note
         self.classes, self.labels = source.classes, source.labels
-        self.captions = captions_of(source)
+        self.captions, self.styles = captions_of(source), getattr(source, "styles", ())
 
     def __len__(self) -> int:
         return len(self.latents)

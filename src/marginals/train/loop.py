@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from marginals.codec import Autoencoder
+from marginals.data.captioned import styles_of
 from marginals.data.pictures import PictureSource
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import save_model
@@ -250,4 +251,6 @@ def save_average(state: TrainState, folder: Path, source: PictureSource) -> None
         "trained_on": config.data,
         "data": state.data,
     }
+    if state.ema.model.data and state.ema.model.data.text and (styles := styles_of(source)):
+        extra["styles"] = list(styles)
     save_model(folder / "model.safetensors", state.ema.model, extra)
