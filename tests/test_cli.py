@@ -353,6 +353,21 @@ def test_pictures_of_two_models_never_share_a_folder(run: Path, tmp_path, said):
     assert _listing(out) == before
 
 
+def test_pictures_of_two_requests_never_share_a_folder(run: Path, tmp_path, said):
+    """Asked for are: one class, no class, every class in turn. What is asked again is welcome."""
+    few = ("-n", 2, "--steps", 1)
+    requests = (("--label", "3"), ("--label", "none"), ())
+    for i, mine in enumerate(requests):
+        out = tmp_path / str(i)
+        assert said("sample", run, *few, *mine, "--out", out)[0] == 0
+        before = _listing(out)
+        for other in {*requests, ("--label", "4")} - {mine}:
+            code, said_out, err = said("sample", run, *few, *other, "--out", out)
+            assert (code, said_out) == (2, "") and "other settings made" in err
+        assert _listing(out) == before
+        assert said("sample", run, *few, *mine, "--seed", 2, "--out", out)[0] == 0
+
+
 def test_a_file_in_the_way_is_found_before_the_walk(run: Path, tmp_path, said, monkeypatch):
     from marginals.models import Model
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .errors import MarginalsError
 from .predict import VELOCITY
 from .sampling import Progress, sample
 from .scaling import FLOW
@@ -92,8 +93,14 @@ def assignment(costs: np.ndarray) -> np.ndarray:
     """The permutation π with the least Σ costs[i, π(i)], for a square matrix; exactly.
 
     Shortest augmenting paths (Jonker & Volgenant 1987). The dual prices u, v keep every reduced
-    cost c_ij − u_i − v_j at 0 or above, and at 0 on matched pairs, which proves the optimum.
+    cost c_ij − u_i − v_j at 0 or above, and at 0 on matched pairs, which proves the optimum. Raises
+    MarginalsError for NaN and infinite costs, among which there is no least.
     """
+    if not np.isfinite(costs).all():
+        raise MarginalsError(
+            "some costs of the assignment are NaN or infinite, so none is the least: look for such "
+            "values in the data"
+        )
     n = len(costs)
     u, v = costs.min(1), np.zeros(n)
     owner, mine = np.full(n, -1), np.full(n, -1)  # of a column; of a row

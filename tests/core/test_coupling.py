@@ -64,6 +64,18 @@ def test_the_assignment_agrees_with_scipy(n):
         assert total(costs, assignment(costs)) == pytest.approx(costs[rows, columns].sum())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_costs_that_are_not_finite_are_refused_instead_of_searched_forever(value):
+    some = np.zeros((4, 4))
+    some[2, 1] = value
+    for costs in (np.full((4, 4), value), some):
+        with pytest.raises(MarginalsError, match="NaN or infinite, so none is the least"):
+            assignment(costs)
+    x0 = torch.full((4, 2), value)
+    with pytest.raises(MarginalsError, match="look for such values in the data"):
+        MinibatchOT()(x0, randn(4, 2).float(), torch.zeros(4))
+
+
 # ---- laws --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from marginals.io.published import dit, sit
 from marginals.nn.attention import grid_positions
 
 WIDTH, DEPTH, PATCH, CHANNELS, SIDE, CLASSES = 64, 2, 2, 4, 4, 5
+TABLE = "y_embedder.embedding_table.weight"
 
 
 def authors(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def authors(seed: int = 0) -> dict[str, torch.Tensor]:
     for name, shape in shapes.items():
         tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) * 0.1
         tensors[f"{name}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
-    tensors["y_embedder.embedding_table.weight"] = torch.randn(CLASSES + 1, w, generator=generator)
+    tensors[TABLE] = torch.randn(CLASSES + 1, w, generator=generator)
     tensors["pos_embed"] = grid_positions(SIDE, SIDE, w)[None]
     return tensors
 
@@ -96,6 +97,8 @@ def test_the_command_writes_a_model_once(file, tmp_path, capsys):
         (lambda t: t.update({"blocks.0.cross.weight": torch.zeros(2)}), "another network"),
         (lambda t: t.update({"pos_embed": t["pos_embed"] + 0.1}), "positions"),
         (lambda t: t.pop("x_embedder.proj.weight"), "laid out"),
+        (lambda t: t.update({TABLE: t[TABLE][:0]}), "laid out.*names no class"),
+        (lambda t: t.update({TABLE: t[TABLE][:1]}), "laid out.*names no class"),
     ],
 )
 def test_other_files_are_refused(tmp_path, change, says):

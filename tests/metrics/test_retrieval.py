@@ -36,6 +36,29 @@ def test_what_no_real_picture_shows_cannot_be_asked_for():
         ranks(unit(0), ["whale"], REFERENCE, CONCEPTS)
 
 
+def test_a_tie_counts_against_the_drawing():
+    drawn, alike = unit(0, 0), unit(90, 0, 90)
+    assert ranks(drawn, ["sun", "pear"], alike, ["pear", "sun", "crab"]).tolist() == [1, 3]
+    nothing = torch.ones(4, 2)
+    found = retrieval(nothing, ["crab"] * 4, torch.ones(5, 2), CONCEPTS)
+    assert found.top1 == 0.0  # what cannot tell anything apart finds nothing
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused(value):
+    bad = REFERENCE.clone()
+    bad[1, 0] = value
+    for measure in (
+        lambda: ranks(bad, CONCEPTS, REFERENCE, CONCEPTS),
+        lambda: ranks(REFERENCE, CONCEPTS, bad, CONCEPTS),
+        lambda: nearest(bad, REFERENCE),
+        lambda: nearest(REFERENCE, bad),
+        lambda: spread(bad[None]),
+    ):
+        with pytest.raises(MarginalsError, match="must be finite"):
+            measure()
+
+
 def test_nearest_is_the_smallest_angle():
     found = nearest(unit(95.5, 5), REFERENCE)
     assert found.index.tolist() == [3, 0]

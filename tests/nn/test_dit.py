@@ -199,6 +199,7 @@ def test_config_rebuilds_the_network():
         ({"patch": 3}, "tile"),
         ({"heads": 3}, "heads"),
         ({"num_classes": 2, "text_width": 3}, "not both"),
+        ({"num_classes": -1}, "num_classes and text_width of 0 or more"),
         ({"depth": 0}, "1 or more"),
         ({"guess": 4}, "from text"),
         ({"width": 18, "heads": 1}, "divisible by 4"),

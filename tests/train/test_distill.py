@@ -11,7 +11,7 @@ from marginals.distill import TeacherPaths
 from marginals.errors import MarginalsError
 from marginals.io.checkpoint import load_model
 from marginals.io.pictures import read_parameters
-from marginals.train import Stop, Stopped, TrainConfig, resume, train
+from marginals.train import Run, Stop, Stopped, TrainConfig, resume, train
 
 SMALL = {
     "data": "digits",
@@ -115,6 +115,27 @@ def test_from_the_command_line(teacher, tmp_path, capsys):
     capsys.readouterr()
     assert main(["distill", str(tmp_path / "none")]) == 2
     assert "there is no run folder" in capsys.readouterr().err
+
+
+def test_the_folder_is_named_as_help_says(teacher, tmp_path, capsys):
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes((teacher / "model.safetensors").read_bytes())
+    for words, name in (([], "mine-4-steps"), (["--reflow"], "mine-reflow")):
+        little = ["--evaluations", "4", "--images", "32", "--batch", "32", "--threads", "1"]
+        assert main(["distill", str(file), *words, *little]) == 0
+        assert Run(tmp_path / name).finished
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["distill", "--help"])
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "RUN-STEPS-steps, as in fashion-4-steps, or RUN-reflow" in told
+
+
+def test_reflow_with_steps_is_refused(teacher, tmp_path, capsys):
+    words = ["distill", str(teacher), "--reflow", "--steps", "2", "--out", str(tmp_path / "r")]
+    assert main([*words, "--images", "32"]) == 2
+    assert "--steps means nothing to it; leave one out" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_teacher_that_says_nothing_at_pure_noise_is_refused(tmp_path, capsys):

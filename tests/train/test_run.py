@@ -321,6 +321,19 @@ def test_warnings_reach_the_listener(tmp_path):
     assert kinds.index("plan") < kinds.index("start") < kinds.index("step") < kinds.index("end")
 
 
+def test_the_wait_for_the_trial_is_announced(tmp_path, monkeypatch):
+    order = []
+
+    def timed(*args):
+        order.append("timed")
+        return real(*args)
+
+    real = marginals.train.run.run_trial
+    monkeypatch.setattr(marginals.train.run, "run_trial", timed)
+    train(settings(tmp_path / "r", images=32), on_event=lambda event: order.append(event.kind))
+    assert order[:3] == ["trial", "timed", "plan"]
+
+
 def test_without_a_compiler_training_goes_on(tmp_path, finished, monkeypatch):
     def refuse(*args):
         raise RuntimeError("no working C++ compiler found\nand a long traceback")
@@ -337,6 +350,7 @@ def test_the_bar_shows_sentences_and_the_loss_by_level(capsys):
     bar = ProgressBar()
     levels = {"..-9": 0.25, "0..3": 1.5}
     for event in (
+        Event("trial", 0, 640, "timing a few steps"),
         Event("plan", 0, 640, "what will happen"),
         Event("start", 0, 640),
         Event("step", 320, 640),
@@ -348,7 +362,8 @@ def test_the_bar_shows_sentences_and_the_loss_by_level(capsys):
     ):
         bar(event)
     shown = capsys.readouterr().err
-    for words in ("what will happen", "320 images, loss by noise level λ: ..-9 0.2500  0..3 1.5000",
+    for words in ("timing a few", "what will happen",
+                  "320 images, loss by noise level λ: ..-9 0.2500  0..3 1.5000",
                   "watch out", "640/640", "loss=0.8750", "next: marginals sample"):  # fmt: skip
         assert words in shown
 

@@ -23,8 +23,8 @@ class Distill(Command):
     """
 
     model: Run
-    steps: Annotated[int, Field(ge=1, le=64)] = 4
-    """Evaluations per picture of the student."""
+    steps: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=64)] = None
+    """Evaluations per picture of the student; by default 4."""
     reflow: FlagCreatePairsOff[bool] = False
     """Instead: an ordinary, straighter flow along the ends of the teacher's paths."""
     evaluations: Annotated[int | None, arg(metavar="INT"), Field(ge=1, le=1000)] = None
@@ -42,13 +42,19 @@ class Distill(Command):
     lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     out: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder of the run; by default RUN-few or RUN-reflow."""
+    """Folder of the run; by default RUN-STEPS-steps, as in fashion-4-steps, or RUN-reflow."""
 
     def run(self) -> int:
         from marginals.io.checkpoint import read_header
         from marginals.train.config import TrainConfig
         from marginals.train.run import train
 
+        if self.reflow and self.steps is not None:
+            raise MarginalsError(
+                "--reflow makes an ordinary flow, which is walked in any number of steps, so "
+                "--steps means nothing to it; leave one out"
+            )
+        steps = None if self.reflow else self.steps or 4
         path = find_model(self.model)
         extra = read_header(path)["extra"]
         data = self.data or extra.get("trained_on")
@@ -58,13 +64,13 @@ class Distill(Command):
         if self.images is None and self.minutes is None:
             budget["minutes"] = 10.0
         folder = self.model if self.model.is_dir() else path.with_suffix("")
-        name = "reflow" if self.reflow else f"{self.steps}-steps"
+        name = f"{steps}-steps" if steps else "reflow"
         train(
             TrainConfig(
                 data=data,
                 model=extra.get("model", "v"),
                 teacher=str(path.resolve()),
-                student_steps=None if self.reflow else self.steps,
+                student_steps=steps,
                 teacher_evaluations=self.evaluations,
                 teacher_guidance=self.guidance,
                 label_dropout=0.0 if self.guidance != 1.0 else 0.1,

@@ -110,7 +110,7 @@ class Sample(Command):
         labels = self._labels(classes, index)
         twin = self._presented(model)
         cond = None if labels is None else torch.tensor(labels)
-        parameters = walk | self._parameters(path)
+        parameters = walk | self._parameters(path) | self._asked(classes, index)
         guide = judge.guide(self.guidance) if judge else None
         out = self.out or path.parent / "pictures" / self._name(classes, parameters)
         _require_ours(out, parameters)
@@ -143,6 +143,14 @@ class Sample(Command):
         if index is not None:
             return [index] * self.count
         return [(self.seed + i) % len(classes) for i in range(self.count)]  # belongs to the seed
+
+    def _asked(self, classes: Sequence[str], index: int | None) -> dict[str, str]:
+        """The class asked for, which all pictures have; nothing where every class has its turn.
+
+        A picture's own label cannot tell: one of class 3 may be the fourth of a turn."""
+        if index is None or not classes:
+            return {}
+        return {"asked": classes[index] if index >= 0 else "none"}
 
     def _name(self, classes: Sequence[str], made: dict[str, Any]) -> str:
         """A folder name for the settings and the model, whatever the classes are called."""
@@ -202,6 +210,7 @@ _SAME = [
     "tolerance",
     "guidance",
     "classifier_hash",
+    "asked",
     "temperature",
     "scaling",
 ]

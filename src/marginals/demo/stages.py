@@ -44,5 +44,5 @@ class TrainingBar(ProgressBar):
     def __call__(self, event: Event) -> None:
         if event.kind == "end":
             self.close()
-        elif event.kind not in ("plan", "snapshot"):
+        elif event.kind not in ("trial", "plan", "snapshot"):
             super().__call__(event)

@@ -107,6 +107,8 @@ def _network(
     try:
         entrance, positions = tensors["x_embedder.proj.weight"], tensors["pos_embed"]
         table, exit_ = tensors["y_embedder.embedding_table.weight"], "final_layer.linear"
+        if len(table) < 2:  # one row is that of no class
+            raise ValueError("its table of classes names no class")
         width, channels, patch, _ = entrance.shape
         depth = 1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("blocks."))
         known = {size["width"]: size["heads"] for size in DIT_SIZES.values()}

@@ -3,6 +3,7 @@
 A drawing of "a red crab" is right if, among thousands of real drawings, the most similar ones are
 crabs. Similar means: a small angle between features. For every drawing all concepts are ranked by
 their most similar real picture; top-k counts how often the concept asked for is among the first k.
+A tie counts against the drawing: features that tell nothing apart find nothing.
 How well this works at all is known from real pictures that are not in the reference: their figure
 stands beside that of the drawings.
 """
@@ -41,8 +42,9 @@ def ranks(
     """The rank (1 = best) of the concept asked for, (n,), among all concepts of the reference.
 
     ``features`` (n, d) of drawings, ``asked`` the concept of each; ``reference`` (m, d) of real
-    pictures and the concept of each. A concept is as similar as its most similar picture. Raises
-    MarginalsError for a concept that the reference does not have.
+    pictures and the concept of each. A concept is as similar as its most similar picture; others
+    that are just as similar rank before the one asked for. Raises MarginalsError for a concept that
+    the reference does not have, and for features that are not finite.
     """
     names = sorted(set(concepts))
     place = {name: i for i, name in enumerate(names)}
@@ -51,12 +53,13 @@ def ranks(
     of = torch.tensor([place[name] for name in concepts])
     wanted = torch.tensor([place[name] for name in asked])
     found = []
-    for part, want in zip(F.normalize(features, dim=1).split(256), wanted.split(256), strict=True):
-        similar = part @ F.normalize(reference, dim=1).T
+    real = _unit(reference).T
+    for part, want in zip(_unit(features).split(256), wanted.split(256), strict=True):
+        similar = part @ real
         best = similar.new_full((len(part), len(names)), -2.0)
         best.scatter_reduce_(1, of.expand(len(part), -1), similar, "amax")
         own = best.gather(1, want[:, None])
-        found.append((best > own).sum(1) + 1)
+        found.append((best >= own).sum(1))  # its own is one of them: 1 if no other is as near
     return torch.cat(found)
 
 
@@ -80,17 +83,26 @@ class Nearest(NamedTuple):
 
 def nearest(features: Tensor, others: Tensor) -> Nearest:
     """The largest cosine of every row (n, d) with any row of ``others`` (m, d), and where."""
-    unit = F.normalize(others, dim=1).T
-    best = [(part @ unit).max(1) for part in F.normalize(features, dim=1).split(256)]
+    unit = _unit(others).T
+    best = [(part @ unit).max(1) for part in _unit(features).split(256)]
     return Nearest(torch.cat([b.indices for b in best]), torch.cat([b.values for b in best]))
 
 
 def spread(features: Tensor) -> float:
     """How different the pictures of one text are: mean of 1 − cosine over all pairs of rows,
     averaged over texts; (texts, pictures of each, d)."""
-    unit = F.normalize(features, dim=-1)
+    unit = _unit(features)
     n = unit.shape[1]
     if n < 2:
         raise MarginalsError("Variety is measured between pictures: give two or more of each text.")
     total = (unit @ unit.transpose(1, 2)).sum((1, 2)) - n
     return float(1.0 - (total / (n * (n - 1))).mean())
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows of length 1, whose products are cosines. NaN is refused: nothing ranks before it."""
+    if not bool(features.isfinite().all()):
+        raise MarginalsError(
+            "features must be finite and some are NaN or infinite: look at the pictures they are of"
+        )
+    return F.normalize(features, dim=-1)

@@ -283,7 +283,9 @@ def _check(
         raise MarginalsError(
             "DiT needs channels, size, patch, width, depth, heads and outputs of 1 or more."
         )
-    if min(num_classes, text_width) < 0 or (num_classes and text_width):
+    if min(num_classes, text_width) < 0:
+        raise MarginalsError("DiT needs num_classes and text_width of 0 or more.")
+    if num_classes and text_width:
         raise MarginalsError("A DiT is told classes (num_classes) or text (text_width), not both.")
     if guess < 0 or (guess and not text_width):
         raise MarginalsError("A guess is made from text (text_width) by 1 hidden unit or more.")

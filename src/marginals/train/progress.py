@@ -11,16 +11,19 @@ from marginals.train.rungs import rung_words
 
 __all__ = ["Event", "EventKind", "Listener", "ProgressBar"]
 
-EventKind = Literal["plan", "start", "step", "log", "snapshot", "checkpoint", "warning", "end"]
+EventKind = Literal[
+    "trial", "plan", "start", "step", "log", "snapshot", "checkpoint", "warning", "end"
+]
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened after `images` of `total` images.
 
-    plan: what will be done (parameters, memory, time) · start · step: loss (a float, or nothing
-    where reading it would stall the device) · log: a line of log.jsonl in `values` · snapshot ·
-    checkpoint · warning: a sentence in `text` · end.
+    trial: a few steps will be timed, which may take a while · plan: what will be done (parameters,
+    memory, time) · start · step: loss (a float, or nothing where reading it would stall the device)
+    · log: a line of log.jsonl in `values` · snapshot · checkpoint · warning: a sentence in `text` ·
+    end.
     """
 
     kind: EventKind
@@ -41,7 +44,7 @@ class ProgressBar:
         self._parts = ""
 
     def __call__(self, event: Event) -> None:
-        if event.kind in ("plan", "start", "warning") and event.text:
+        if event.kind in ("trial", "plan", "start", "warning") and event.text:
             tqdm.write(event.text, file=sys.stderr)
         if event.kind == "start":
             self._bar = tqdm(

@@ -194,6 +194,7 @@ class _Session:
     def _plan(self) -> None:
         """Turn minutes into images, and say what will happen."""
         config, minutes = self.config, self.config.minutes
+        self.say("trial", "timing a few steps ...")
         trial = run_trial(config, self.model, self.feed, self.engine, _trial_seconds(minutes))
         if minutes is not None:
             seen = self.resumed.images_seen if self.resumed else 0
