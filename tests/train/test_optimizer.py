@@ -48,11 +48,13 @@ def test_matrices_step_as_muon_and_the_rest_as_adamw():
     assert len(inside) == 2 * 5 and len(rest) > 10
 
 
-def test_every_weight_is_in_exactly_one_group():
-    model = small()
+@pytest.mark.parametrize("guess", [False, True])
+def test_every_weight_is_in_exactly_one_group(guess):
+    told = {"text_width": 3, "guess": 8} if guess else {"num_classes": 2}
+    model = marginals.rectified_flow(DiT(1, 4, width=16, depth=2, heads=2, **told))
     optimizer = make_optimizer(CONFIG, model)
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
 
 
 def test_the_rate_set_from_outside_is_the_one_used():

@@ -195,8 +195,10 @@ class DiT(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """The matrices inside the blocks and the guess: what an optimiser of matrices may treat as
         such."""
-        guess = self.text.guess.matrices() if isinstance(self.text, GuessedText) else []
-        return guess + [p for p in self.blocks.parameters() if p.ndim == 2 and len(p) > 2]
+        inside = [*self.blocks.parameters()]
+        if isinstance(self.text, GuessedText):
+            inside += self.text.guess.parameters()
+        return [p for p in inside if p.ndim == 2 and len(p) > 2]
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in [0, 1]; cond labels (B,) with −1 = none, or states (B, T,

@@ -43,10 +43,6 @@ class Guess(nn.Module):
         self.register_buffer("shift", torch.zeros(text_width))
         self.register_buffer("spread", torch.ones(()))
 
-    def matrices(self) -> list[nn.Parameter]:
-        """What an optimiser of matrices may treat as such."""
-        return [p for p in self.parameters() if p.ndim == 2]
-
     def pooled(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """(the mean state on its way in (B, text_width), which texts say something (B,))."""
         mean, spoken = pool_states(states)
