@@ -33,10 +33,11 @@ COUNT = 494
 
 
 def trained(folder: Path, guess_images: int | None, seconds: float) -> Latent:
-    """A run of the emoji preset, stopped when the processor has worked so long."""
+    """A run of the emoji preset in small batches, stopped when the processor has worked so long."""
     config = TrainConfig.preset(
         "emoji", network_options={} if guess_images else {"guess": 0}, guess_images=guess_images,
         threads=1, decay=0.0, out=str(folder), sample_every=0, log_every=512, ema_half_life=8_000,
+        batch=128, warmup=5_000,
     )  # fmt: skip
     stop, began = Stop(), time.process_time()
 

@@ -5,7 +5,8 @@
     python bench/text2image.py --model runs/emoji --count 100 --guidance 3 --out try
 
 Everything is measured in the features of EfficientNet-Lite0, against real drawings of the training
-part; the same figures of *real* held-out drawings stand beside them. Writes
+part; the same figures of *real* held-out drawings stand beside them, and those of seen drawings
+after the autoencoder, which no model of its latents should be asked to beat. Writes
 docs/results/text2image.{md,json}, the guidance curve and a contact sheet of 64 prompts.
 """
 
@@ -19,7 +20,9 @@ import torch
 
 from marginals.data import load
 from marginals.data.captioned import Captioned
+from marginals.data.emoji_captions import with_article
 from marginals.io.pictures import grid, save_png
+from marginals.latent import Latent
 from marginals.metrics.features import extract, lite0
 from marginals.metrics.frechet import frechet_distance, kernel_distance
 from marginals.metrics.retrieval import nearest, retrieval, spread
@@ -27,6 +30,8 @@ from marginals.text.draw import TextToImage
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+PHRASED = 2.0
+"""Guidance of the sheet and of prompts said in several ways."""
 
 PROMPTS = """a red apple, flat style; a green apple, 3d style; a banana; a slice of pizza, 3d style
 a hamburger; a birthday cake, vivid style; a cup of coffee; an ice cream, glossy style
@@ -116,6 +121,53 @@ def measure(bench: Bench, guidance: float) -> dict:
     }
 
 
+PHRASES = {
+    "crab, flat style (as in training)": "{name}, {style} style",
+    "a crab, flat style": "{one}, {style} style",
+    "please draw a crab in the flat style": "please draw {one} in the {style} style",
+    "a crab, as it is (`--style any`)": "{one}",
+    "a crab, a style for every seed (the default)": None,
+}
+"""Ways to ask for the same; None: the third caption's thing without its style, as `draw` does."""
+
+
+def phrased(bench: Bench, guidance: float) -> dict[str, dict]:
+    """The same seen prompts, said in other ways."""
+    places = chosen(bench.train, bench.count)
+    captions, concepts = asked(bench.train, places)
+    known = [
+        {
+            "name": caption.removesuffix(f", {bench.train.styles[i]} style"),
+            "style": bench.train.styles[i],
+        }
+        for i, caption in zip(places, captions, strict=True)
+    ]
+    for i, facts in zip(places, known, strict=True):
+        facts["one"] = with_article(facts["name"], bench.train.groups[i])
+    found = {}
+    for label, words in PHRASES.items():
+        if words is not None:
+            texts = [words.format(**facts) for facts in known]
+        else:
+            texts = [bench.draw.captions(f["one"], [i])[0] for i, f in enumerate(known)]
+        found[label] = bench.found(bench.features(bench.drawn(texts, guidance)), concepts)
+    return found
+
+
+def through_the_codec(bench: Bench):
+    """Seen drawings, encoded and decoded: what is found in them."""
+    places = chosen(bench.train, bench.count)
+    model = bench.draw.model
+    if not isinstance(model, Latent):
+        return None
+    pictures = bench.train.batch(torch.tensor(places))[0]
+    with torch.no_grad():
+        again = torch.cat([model.decode(model.encode(part)) for part in pictures.split(64)])
+    return bench.found(
+        bench.features(again.clamp(-1, 1)), [bench.train.concepts[i] for i in places]
+    )
+
+
 def variety_of_styles(bench: Bench) -> float:
     """The same number of real drawings: four styles of one concept."""
     by: dict[str, list[int]] = {}
@@ -125,7 +177,7 @@ def variety_of_styles(bench: Bench) -> float:
     return spread(torch.stack([bench.real[rows] for rows in some]))
 
 
-def report(rows: list[dict], styles: float, args: argparse.Namespace) -> str:
+def report(rows: list[dict], styles: float, phrases: dict, codec, args) -> str:
     lines = [
         "# Text to image: the emoji model, measured",
         "",
@@ -151,11 +203,21 @@ def report(rows: list[dict], styles: float, args: argparse.Namespace) -> str:
         f"{row['fd floor']:.0f} (floor, n = {row['n']}) | {styles:.3f} (four styles of a concept) |"
         f" {row['nearest training drawing, real']:.3f} |",
         "",
+        *([f"Seen drawings after the autoencoder alone: {shares(codec)}.", ""] if codec else []),
+        f"How a thing is asked for (seen prompts, γ = {PHRASED:g}), top-1, top-5:",
+        "",
+        "| asked as | concept found |",
+        "|---|---|",
+        *[f"| {label} | {shares(found)} |" for label, found in phrases.items()],
+        "",
         f"{row['seen'].n} seen prompts and {row['held out'].n} held-out ones; about "
         f"{rows[-1]['seconds per picture']:.2f} s per picture here, features included. The concept "
         f"is looked for among all concepts of the training drawings.",
         "",
         "![guidance](text2image.png)",
+        "",
+        f"Sixty-four prompts, nothing chosen, γ = {PHRASED:g}; prompt i has seed i, and with it a "
+        "style where it names none:",
         "",
         "![64 prompts](text2image-prompts.png)",
     ]
@@ -188,11 +250,12 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def sheet(bench: Bench, guidance: float, path: Path) -> None:
+def sheet(bench: Bench, path: Path) -> None:
+    """The prompts as `marginals generate` draws them, each with its own seed."""
     texts = prompts()
-    pictures = bench.drawn(texts, guidance, seed=0)
-    about = {"guidance": guidance, "steps": bench.steps, "seed": 0, "prompt": "; ".join(texts)}
-    save_png(path, grid(pictures, 8, scale=2, labels=texts), about)
+    walk = {"guidance": PHRASED, "steps": bench.steps}
+    pictures = torch.cat([bench.draw(text, 1, seed=i, **walk) for i, text in enumerate(texts)])
+    save_png(path, grid(pictures, 8, scale=2, labels=texts), walk | {"prompt": "; ".join(texts)})
 
 
 def main() -> None:
@@ -205,13 +268,15 @@ def main() -> None:
     args = parser.parse_args()
     bench = Bench(args.model, args.steps, args.count)
     rows = [measure(bench, g) for g in args.guidance]
-    text = report(rows, variety_of_styles(bench), args)
+    phrases, codec = phrased(bench, PHRASED), through_the_codec(bench)
+    text = report(rows, variety_of_styles(bench), phrases, codec, args)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    sheet(bench, 3.0, args.out / "text2image-prompts.png")
+    sheet(bench, args.out / "text2image-prompts.png")
     plot(rows, args.out / "text2image.png")
     (args.out / "text2image.md").write_text(text, encoding="utf-8")
-    (args.out / "text2image.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    record = {"guidance": rows, "phrases": phrases, "codec": codec}
+    (args.out / "text2image.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,14 +106,16 @@ def test_captions_say_one_thing_in_several_ways() -> None:
     others = [Concept(f"sign {i}", ("zodiac",), "symbols", "") for i in range(12)]
     writer = Writer([crab, *others])
     texts = writer.captions(crab, "flat")
-    assert texts[:3] == ("crab, flat style", "a crab", "a flat crab")
-    assert set(texts[3].split(", ")) == {"crab", "Cancer", "zodiac", "flat style"}
-    assert texts[4:] == ("Cancer, flat style",)
+    assert texts[:4] == ("crab, flat style", "a crab, flat style", "a crab", "a flat crab")
+    assert set(texts[4].split(", ")) == {"crab", "Cancer", "zodiac", "flat style"}
+    assert texts[5:] == ("Cancer, flat style",)
+    sign = Concept("cancer", (), "symbols", "")  # then the word is another's name
+    assert Writer([crab, sign, *others]).captions(crab, "flat")[5:] == ()
     assert (
         writer.captions(others[0], "flat")[-1] == "sign 0, zodiac, flat style"
     )  # too common alone
     many = replace(crab, keywords=tuple(f"word{c}" for c in "abcdefgh"))
-    assert len({Writer([many]).captions(many, style)[3] for style in "pqrstu"}) > 3
+    assert len({Writer([many]).captions(many, style)[4] for style in "pqrstu"}) > 3
 
 
 def test_a_picture_is_centred_on_white_in_its_proportions() -> None:

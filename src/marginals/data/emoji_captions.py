@@ -3,10 +3,11 @@
 Of one picture several things are said, so that a model understands short prompts and long ones:
 
     crab, flat style                 the name and the style
+    a crab, flat style
     a crab                           no style: any will do
     a flat crab                      the style as an adjective
     crab, cancer, zodiac, flat style with some of the keywords (others in other styles)
-    cancer, flat style               a keyword alone, where few emoji share it
+    shellfish, flat style            a keyword alone, where few emoji share it and none is called so
 """
 
 from __future__ import annotations
@@ -23,23 +24,28 @@ RARE = 8
 
 
 class Writer:
-    """Writes captions; it knows of all concepts how common each keyword is."""
+    """Writes captions; it knows the names of all concepts, and how common each keyword is."""
 
     def __init__(self, concepts: Iterable[Concept]) -> None:
+        concepts = list(concepts)
         self._uses = Counter(word for c in concepts for word in set(_keywords(c)))
+        self._names = {spoken(c.label).lower() for c in concepts}
 
     def captions(self, concept: Concept, style: str) -> tuple[str, ...]:
         """Different texts about one concept in one style, the plainest first."""
         name, words = spoken(concept.label), _keywords(concept)
+        one = with_article(name, concept.group)
         texts = [
             f"{name}, {style} style",
-            with_article(name, concept.group),
+            f"{one}, {style} style",
+            one,
             with_article(f"{style} {name}", concept.group),
         ]
         if words:
             chosen = sorted(words, key=lambda word: _shuffled(concept.label, style, word))[:2]
             texts.append(", ".join([name, *chosen, f"{style} style"]))
-        telling = min(words, key=lambda word: (self._uses[word], word), default="")
+        own = [word for word in words if word.lower() not in self._names]  # "banana" is no monkey
+        telling = min(own, key=lambda word: (self._uses[word], word), default="")
         if telling and self._uses[telling] <= RARE:
             texts.append(f"{telling}, {style} style")
         return tuple(dict.fromkeys(texts))
