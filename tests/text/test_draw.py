@@ -171,7 +171,10 @@ def test_the_command_says_which_styles_it_gave(tmp_path, monkeypatch, letters, c
     assert "--style takes flat, 3d, or any" in capsys.readouterr().out
     about = [read_parameters(tmp_path / "drawn" / f"crab-{seed}.png") for seed in (0, 1)]
     assert [a["prompt"] for a in about] == ["crab, flat style", "crab, 3d style"]
+    assert main(["generate", "🦀", *words[2:], "--style", "3d"]) == 0  # a file that is there
+    assert len(list((tmp_path / "drawn").glob("crab-*.png"))) == 3
     assert main([*words, "--style", "3d"]) == 0
+    assert len(list((tmp_path / "drawn").glob("crab-*.png"))) == 3
     assert "--style takes" not in capsys.readouterr().out
     assert main([*words, "--style", "oil"]) != 0
     assert "There is no style 'oil'" in capsys.readouterr().err

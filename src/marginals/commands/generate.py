@@ -69,9 +69,9 @@ class Generate(Command):
     """Folder for the pictures."""
 
     def run(self) -> int:
-        from marginals.text.draw import STEPS, TextToImage
+        from marginals.text.draw import STEPS, TextToImage, spelled
 
-        texts = list(dict.fromkeys(self.text))
+        texts = list(dict.fromkeys(map(spelled, self.text)))
         if not texts:
             raise MarginalsError('say what to draw, such as: marginals generate "a red crab"')
         if not all(text.strip() for text in texts):
@@ -88,7 +88,7 @@ class Generate(Command):
         pictures = self._drawn(draw, texts, walk)
         grid = self._save(pictures, texts, told, self._about(draw, walk))
         print(f"{len(pictures)} pictures in {self.out}, together in {grid}")
-        if any("style" in caption for caption in set(told) - set(texts)) and self.style is None:
+        if set(told) - set(texts) and self.style is None:
             known = ", ".join(draw.styles)
             print(f"where no style was named, each has its own; --style takes {known}, or any")
         return 0
