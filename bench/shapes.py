@@ -20,7 +20,7 @@ from marginals.data import load
 from marginals.data.shapes import VALUES
 from marginals.io.pictures import grid, save_png, to_uint8
 from marginals.metrics.shapes import right_shapes
-from marginals.text.draw import TextToImage
+from marginals.text.draw import GUIDANCE, STEPS, TextToImage
 from marginals.train import TrainConfig, train
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=10, help="pictures of every prompt")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--option", action="append", default=[], help="NAME=JSON of training")
     parser.add_argument("--out", type=Path, help="folder for runs and sheets")
     args = parser.parse_args()

@@ -25,7 +25,7 @@ from marginals.io.pictures import grid, save_png
 from marginals.latent import Latent
 from marginals.metrics.features import extract, lite0
 from marginals.metrics.frechet import frechet_distance, kernel_distance
-from marginals.metrics.retrieval import nearest, retrieval, spread
+from marginals.metrics.retrieval import Retrieval, nearest, retrieval, spread
 from marginals.text.draw import TextToImage
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -126,32 +126,27 @@ PHRASES = {
     "a crab, flat style": "{one}, {style} style",
     "please draw a crab in the flat style": "please draw {one} in the {style} style",
     "a crab, as it is (`--style any`)": "{one}",
-    "a crab, a style for every seed (the default)": None,
 }
-"""Ways to ask for the same; None: the third caption's thing without its style, as `draw` does."""
+"""Ways to ask for the same."""
 
 
-def phrased(bench: Bench, guidance: float) -> dict[str, dict]:
-    """The same seen prompts, said in other ways."""
-    places = chosen(bench.train, bench.count)
-    captions, concepts = asked(bench.train, places)
-    known = [
-        {
-            "name": caption.removesuffix(f", {bench.train.styles[i]} style"),
-            "style": bench.train.styles[i],
-        }
-        for i, caption in zip(places, captions, strict=True)
-    ]
-    for i, facts in zip(places, known, strict=True):
-        facts["one"] = with_article(facts["name"], bench.train.groups[i])
-    found = {}
-    for label, words in PHRASES.items():
-        if words is not None:
-            texts = [words.format(**facts) for facts in known]
-        else:
-            texts = [bench.draw.captions(f["one"], [i])[0] for i, f in enumerate(known)]
-        found[label] = bench.found(bench.features(bench.drawn(texts, guidance)), concepts)
-    return found
+def phrased(bench: Bench, guidance: float) -> dict[str, Retrieval]:
+    """The same seen prompts, said in other ways, and without a style as `generate` draws them."""
+    train, places = bench.train, chosen(bench.train, bench.count)
+    captions, concepts = asked(train, places)
+    styles = [train.styles[i] for i in places]
+    names = [c.removesuffix(f", {s} style") for c, s in zip(captions, styles, strict=True)]
+    ones = [with_article(n, train.groups[i]) for n, i in zip(names, places, strict=True)]
+    said = {
+        label: [words.format(name=n, one=o, style=s) for n, o, s in zip(names, ones, styles)]
+        for label, words in PHRASES.items()
+    }
+    given = [bench.draw.captions(one, [seed])[0] for seed, one in enumerate(ones)]
+    said["a crab, a style for every seed (the default)"] = given
+    return {
+        label: bench.found(bench.features(bench.drawn(texts, guidance)), concepts)
+        for label, texts in said.items()
+    }
 
 
 def through_the_codec(bench: Bench):

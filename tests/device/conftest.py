@@ -14,7 +14,6 @@ import torch
 
 from marginals.generative import DataStats
 from marginals.nn import UNet
-from marginals.text.base import TextEncoder
 
 CUDA = os.environ.get("MARGINALS_DEVICE") == "cuda"
 
@@ -53,20 +52,8 @@ def _no_waits_on_cuda():
         torch.cuda.set_sync_debug_mode("default")
 
 
-class Letters(TextEncoder):
-    """A state for every letter: 1 at its place in the alphabet."""
-
-    name, width, identity, device = "letters", 27, "letters", torch.device("cpu")
-
-    def tokens(self, texts):
-        return [[ord(c) - 96 for c in text if c.isalpha()] for text in texts]
-
-    def forward(self, ids, mask):
-        return torch.nn.functional.one_hot(ids, 27).float()
-
-
 @pytest.fixture
-def small():
+def small(letters):
     """Small pictures and networks: what all checks are about."""
     stats = DataStats((1, 8, 8), -0.3, 0.8, ("a", "b"))
     told = DataStats((1, 8, 8), -0.3, 0.8, text="letters")
@@ -79,4 +66,4 @@ def small():
         numbers = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (count, 1, 8, 8), generator=numbers, dtype=torch.uint8)
 
-    return SimpleNamespace(stats=stats, told=told, unet=unet, pixels=pixels, letters=Letters())
+    return SimpleNamespace(stats=stats, told=told, unet=unet, pixels=pixels, letters=letters)

@@ -28,8 +28,8 @@ class Generate(Command):
       marginals generate "a red crab, flat style" -n 8
       marginals generate "a green apple" "a red apple" --seed 3 --guidance 4
       marginals generate "a cat, 3d style" --size 256 --transparent --out cats
-      marginals generate "a cat" --init drawing.png --strength 0.8
-      marginals generate "a cat with sunglasses" --init cat.png --mask eyes.png
+      marginals generate "a green apple, flat style" --init apple.png --strength 0.6
+      marginals generate "smiling face with sunglasses" --init face.png --mask eyes.png
       marginals generate "a small red triangle at the top left" --model runs/shapes
     """
 
@@ -54,9 +54,11 @@ class Generate(Command):
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """A name from `marginals solvers`; by default auto."""
     init: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Begin at this picture instead of noise; it is made as small as the model's own."""
+    """Begin at this picture instead of noise; it is made as small as the model's own, with white
+    bars if it is not square."""
     strength: Annotated[float | None, arg(metavar="FLOAT"), Field(gt=0, le=1)] = None
-    """With --init: how much is drawn anew, from 0 (hardly anything) to 1; by default 0.7."""
+    """With --init: how much is drawn anew, from 0 (hardly anything) to 1; 0.3 keeps the scene,
+    0.8 hardly more than its colours; by default 0.7."""
     mask: Annotated[Path | None, arg(metavar="FILE")] = None
     """With --init: a picture that is white where to draw, and black where all stays."""
     size: Annotated[int | None, arg(metavar="INT"), Field(ge=4, le=4096)] = None
@@ -90,7 +92,7 @@ class Generate(Command):
         print(f"{len(pictures)} pictures in {self.out}, together in {grid}")
         if set(told) - set(texts) and self.style is None:
             known = ", ".join(draw.styles)
-            print(f"where no style was named, each has its own; --style takes {known}, or any")
+            print(f"no style was named, so each got one; --style takes {known}, or any")
         return 0
 
     def _drawn(self, draw: "TextToImage", texts: list[str], walk: dict[str, Any]) -> "Tensor":

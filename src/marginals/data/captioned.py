@@ -86,6 +86,12 @@ class Captioned:
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the pictures are in memory."""
 
+    def near(self, device: torch.device, limit: int) -> Captioned:
+        """The same with the pictures on the device, if they take at most `limit` bytes."""
+        if device.type == "cpu" or self.images.nbytes > limit:
+            return self
+        return replace(self, images=self.images.to(device))
+
     def subset(self, indices: Tensor) -> Captioned:
         """Only these pictures, in this order, with all that is known of them."""
         chosen = indices.tolist()

@@ -123,6 +123,13 @@ class Pictures:
     def ahead(self, indices: Tensor) -> None:
         """Nothing to prepare: the pictures are in memory."""
 
+    def near(self, device: torch.device, limit: int) -> Pictures:
+        """The same with the pictures on the device, if they take at most `limit` bytes."""
+        if device.type == "cpu" or self.images.nbytes > limit:
+            return self
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, images=self.images.to(device), labels=labels)
+
     def subset(self, indices: Tensor) -> Pictures:
         labels = None if self.labels is None else pick(self.labels, indices)
         return replace(self, images=pick(self.images, indices), labels=labels)

@@ -60,8 +60,9 @@ class TextEncoder(ABC):
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The token numbers of every text; none for a text without words."""
 
-    def check(self, text: str) -> None:  # noqa: B027 - an encoder that reads everything has nothing to say
-        """Raise MarginalsError for a text of which it can read nothing, or not the end."""
+    def check(self, text: str) -> None:  # noqa: B027
+        """Raise MarginalsError for a text of which it can read nothing, or not the end; here none
+        is refused."""
 
     @abstractmethod
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

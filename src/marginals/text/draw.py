@@ -29,6 +29,8 @@ __all__ = ["TextToImage", "spelled"]
 STEPS, GUIDANCE = 12, 3.0
 """Solver steps and γ where nothing else is asked for."""
 
+_UNSPOKEN = "\ufe0f\u200d"
+
 
 class TextToImage:
     """``draw(prompts, n)``: pictures of texts, by classifier-free guidance (Ho & Salimans 2022).
@@ -226,8 +228,7 @@ def spelled(text: str) -> str:
 
 
 def _spelled(c: str) -> str:
-    if unicodedata.category(c) == "So":
-        return f" {unicodedata.name(c, '').lower()} "
-    return (
-        "" if c in "\ufe0f\u200d" or "FITZPATRICK" in unicodedata.name(c, "") else c
-    )  # skin tones
+    name = unicodedata.name(c, "")
+    if c in _UNSPOKEN or "FITZPATRICK" in name:  # what joins emoji, and skin tones
+        return ""
+    return f" {name.lower()} " if unicodedata.category(c) == "So" else c

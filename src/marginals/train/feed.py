@@ -8,7 +8,6 @@ to the order in which its kernels add.
 """
 
 import hashlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,11 +15,9 @@ from torch import Tensor
 
 from marginals.condition import hide
 from marginals.data.augment import Augment
-from marginals.data.captioned import Captioned
 from marginals.data.order import indices
-from marginals.data.pictures import Pictures, PictureSource
+from marginals.data.pictures import PictureSource
 from marginals.device import send
-from marginals.train.latents import Encoded
 
 if TYPE_CHECKING:
     from marginals.train.captions import Captions
@@ -28,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Feed", "step_seed"]
 
 FITS_ON_GPU = 4 << 30
-"""Bytes of stored pictures that may live beside the network, and as many of encoded texts."""
+"""Bytes of pictures or latents that may live beside the network, so that a batch is one gather with
+no copy to wait for; and as many of encoded texts."""
 
 
 class Batch(NamedTuple):
@@ -65,7 +63,8 @@ class Feed:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.source = _near(source, device)
+        near = getattr(source, "near", None)
+        self.source = near(device, FITS_ON_GPU) if near else source
         self.batch, self.seed, self.augment = batch, seed, augment
         self.conditional, self.label_dropout = conditional, label_dropout
         self.captions = captions and captions.near(device, FITS_ON_GPU)
@@ -100,16 +99,3 @@ class Feed:
         return indices(
             len(self.source), self.seed, images_seen, count, rank=self.rank, world=self.world
         )
-
-
-def _near(source: PictureSource, device: torch.device) -> PictureSource:
-    """Small sets live on the GPU whole: a batch is then one gather, with no copy to wait for."""
-    if device.type == "cpu" or not isinstance(source, Pictures | Captioned | Encoded):
-        return source
-    if isinstance(source, Encoded):
-        return source.to(device) if source.latents.nbytes <= FITS_ON_GPU else source
-    if source.images.nbytes > FITS_ON_GPU:
-        return source
-    if isinstance(source, Captioned) or source.labels is None:
-        return replace(source, images=source.images.to(device))
-    return replace(source, images=source.images.to(device), labels=source.labels.to(device))

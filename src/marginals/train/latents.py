@@ -85,8 +85,10 @@ class Encoded:
     def report(self) -> FolderReport | None:
         return self.source.report
 
-    def to(self, device: torch.device) -> "Encoded":
-        """The same with the latents on a device; the labels stay."""
+    def near(self, device: torch.device, limit: int) -> "Encoded":
+        """The same with the latents on the device, if they take at most `limit` bytes."""
+        if device.type == "cpu" or self.latents.nbytes > limit:
+            return self
         return Encoded(self.source, self.latents.to(device))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
